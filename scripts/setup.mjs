@@ -1,0 +1,74 @@
+// The first step of `npm start` and `npm test`: installs what is missing. It
+// runs before anything is installed, under whatever Node npm itself runs on
+// (20 or newer), so it is plain JavaScript without dependencies.
+
+import { execFileSync, spawnSync } from "node:child_process";
+import fs from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const OLDEST_NODE = "22.18"; // the first that runs TypeScript as it is
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
+
+if (!isInstalled()) install();
+checkNode();
+
+/** Whether node_modules holds what package-lock.json asks for. */
+function isInstalled() {
+  // npm's own record of what it put into node_modules. We compare contents, as
+  // the files' dates say nothing after a `git checkout`.
+  const record = path.join(root, "node_modules/.package-lock.json");
+  if (!fs.existsSync(record)) return false;
+  const installed = readPackages(record);
+  const wanted = readPackages(path.join(root, "package-lock.json"));
+  return Object.entries(wanted).every(
+    ([place, { version, optional, link }]) =>
+      !place.startsWith("node_modules/") || // the workspaces themselves
+      link ||
+      (optional && !installed[place]) || // for another platform
+      installed[place]?.version === version,
+  );
+}
+
+function readPackages(/** @type {string} */ lockfile) {
+  return JSON.parse(fs.readFileSync(lockfile, "utf8")).packages;
+}
+
+function install() {
+  console.log("Installing what is missing (npm ci) ...");
+  const { npm_execpath: npm, npm_node_execpath: node } = process.env;
+  const result = npm
+    ? // With npm's own Node: `npm ci` deletes the one in node_modules.
+      spawnSync(node ?? process.execPath, [npm, "ci"], options())
+    : spawnSync("npm ci", { ...options(), shell: true });
+  if (result.status !== 0) {
+    console.error("setup: `npm ci` failed; its messages are above.");
+    process.exit(1);
+  }
+}
+
+/** @returns {import("node:child_process").SpawnSyncOptions} */
+function options() {
+  return { cwd: root, stdio: "inherit" };
+}
+
+/** The next steps run under the first `node` on the path: is it new enough? */
+function checkNode() {
+  const script = "process.stdout.write(process.versions.node)";
+  const pinned = path.join(root, "node_modules/.bin");
+  const PATH = [pinned, process.env.PATH].join(path.delimiter);
+  const version = execFileSync("node", ["-e", script], {
+    env: { ...process.env, PATH },
+    encoding: "utf8",
+  });
+  const [major, minor] = version.split(".").map(Number);
+  const [oldestMajor, oldestMinor] = OLDEST_NODE.split(".").map(Number);
+  if (major > oldestMajor || (major === oldestMajor && minor >= oldestMinor))
+    return;
+  console.error(
+    `setup: Node ${OLDEST_NODE} or newer is needed to develop lowbit, and this is ${version}.\n` +
+      `npm brings its own Node 24 on Linux and on Windows x64, but not on ${process.platform} ${process.arch}\n` +
+      "(or optional dependencies were left out). Install Node 24 from https://nodejs.org and run this again.",
+  );
+  process.exit(1);
+}

@@ -1,0 +1,59 @@
+// WebGPU for tests, the same in Node and in a browser.
+
+import { describe } from "vitest";
+
+declare module "vitest" {
+  interface TaskMeta {
+    /** For the summary at the end of the run. */
+    skipReason?: string;
+  }
+}
+
+const inNode = typeof process === "object" && !!process.versions?.node;
+
+/**
+ * Why there is no WebGPU to test with, or undefined where there is. The test
+ * runner has tried it out beforehand, so a test that is not skipped may count
+ * on an adapter: if it then gets none, that is a failure.
+ */
+export function gpuSkipReason(): string | undefined {
+  // The browser tests run only where the browser was found to have WebGPU.
+  if (!inNode) return undefined;
+  const { LOWBIT_NO_GPU } = process.env;
+  if (LOWBIT_NO_GPU === undefined)
+    return "no WebGPU was looked for: run through vitest.config.ts";
+  return LOWBIT_NO_GPU ? `no WebGPU in Node: ${LOWBIT_NO_GPU}` : undefined;
+}
+
+/** `describe` for tests that need WebGPU; the summary names the reason. */
+export function describeGpu(name: string, tests: () => void): void {
+  const skipReason = gpuSkipReason();
+  describe(name, { skip: !!skipReason, meta: { skipReason } }, tests);
+}
+
+/** The browser's `navigator.gpu`, or Dawn's in Node. */
+export async function openGpu(): Promise<GPU> {
+  if (!inNode) return navigator.gpu;
+  // Dawn crashes if the object from create() is collected while a device is in
+  // use, so the one for this process stays on globalThis.
+  const kept = globalThis as { dawn?: GPU };
+  if (!kept.dawn) {
+    const { create, globals } = await import(/* @vite-ignore */ "webgpu");
+    Object.assign(globalThis, globals);
+    kept.dawn = create([]);
+  }
+  return kept.dawn;
+}
+
+/** A device. Call `destroy()` on it when the test file is done. */
+export async function openDevice(
+  descriptor?: GPUDeviceDescriptor,
+): Promise<GPUDevice> {
+  const gpu = await openGpu();
+  const adapter = await gpu.requestAdapter();
+  if (!adapter)
+    throw new Error(
+      "openDevice: requestAdapter() gave null, though the test runner found an adapter here. Run `node scripts/gpu-env.mjs` to look again.",
+    );
+  return adapter.requestDevice(descriptor);
+}
