@@ -96,8 +96,10 @@ function probeBrowsers(
   for (const { exe, env } of browsers) {
     const job = JSON.stringify({ exe, env, args: CHROME_ARGS });
     const found = probe("probe-browser.mjs", { PROBE_BROWSER: job });
-    log(`browser ${exe}: ${found.ok ? found.adapter : found.why}`);
-    if (found.ok) return { ok: true, adapter: found.adapter, exe, env, tried };
+    if (found.ok) {
+      log(`browser: ${found.adapter} (${exe})`);
+      return { ok: true, adapter: found.adapter, exe, env, tried };
+    }
     tried.push(`browser ${exe}: ${found.why}`);
   }
   if (browsers.length === 0) tried.push("browser: none was found");
@@ -112,8 +114,10 @@ function probeDrivers(
   const tried = [];
   for (const { name, env } of driverCandidates(browsers)) {
     const found = probe("probe-node.mjs", env);
-    log(`node with ${name}: ${found.ok ? found.adapter : found.why}`);
-    if (found.ok) return { ok: true, adapter: found.adapter, env, tried };
+    if (found.ok) {
+      log(`node: ${found.adapter} (with ${name})`);
+      return { ok: true, adapter: found.adapter, env, tried };
+    }
     tried.push(`node with ${name}: ${found.why}`);
   }
   return { ok: false, tried };
@@ -133,7 +137,9 @@ function* driverCandidates(
     base.XDG_RUNTIME_DIR = process.env.XDG_RUNTIME_DIR ?? os.tmpdir();
   yield { name: "the system's driver", env: base };
 
-  const dirs = browsers.map((b) => driverDirectory(b.exe)).filter((d) => d !== undefined);
+  const dirs = browsers
+    .map((b) => driverDirectory(b.exe))
+    .filter((d) => d !== undefined);
   for (const dir of new Set(dirs)) {
     const icd = path.join(dir, "vk_swiftshader_icd.json");
     // The loader's old and new name for the same variable.
@@ -185,6 +191,7 @@ function readIfThere(/** @type {string} */ file) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { node, browser } = await detectGpu(console.log);
   if (!node.ok || !browser.ok) {
+    console.error([...browser.tried, ...node.tried].join("\n"));
     console.error(installAdvice());
     process.exitCode = 1;
   }
