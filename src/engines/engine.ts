@@ -1,0 +1,119 @@
+/**
+ * What an engine is: something that keeps the states of a list of tensors and
+ * applies a step to all of them. The core above decides hyperparameters,
+ * formats and schedules; an engine only runs programs over memory.
+ *
+ * What every engine must do alike:
+ *
+ * - A step updates each parameter in place with the fresh float32 states, then
+ *   stores the states: scale = absmax of the group (0 when below the smallest
+ *   normal float32), x = value * (1 / scale), code by the format's thresholds.
+ * - `skip: "element"`: an element whose gradient, or whose new state, is not
+ *   finite keeps its parameter bit for bit and its states' values, and is
+ *   counted. `skip: "step"`: one gradient that is not finite anywhere leaves
+ *   everything as it is; the elements are counted. `skip: "off"`: no checks.
+ * - `maxGradNorm`: every gradient is multiplied by min(1, maxGradNorm / (norm +
+ *   1e-6)), norm being the 2-norm over all tensors' finite gradients.
+ * - Stochastic rounding draws from (key, element index), see formats/random.ts.
+ */
+import type { Format } from "../formats/format.ts";
+import type { Program } from "../formula/program.ts";
+
+/** When elements with gradients that are not finite are left out. */
+export type SkipMode = "element" | "step" | "off";
+
+/** A tensor as an engine sees it. */
+export interface TensorPlan {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Number of elements. */
+  readonly size: number;
+  readonly program: Program;
+  /** In the order of `program.states`. */
+  readonly formats: readonly Format[];
+  /**
+   * Where the parameter lives: a Float32Array, or what else the engine takes
+   * (GPU buffers). Absent when the engine is to allocate it, zero-filled.
+   */
+  readonly parameter: unknown;
+}
+
+export interface EngineOptions {
+  readonly skip: SkipMode;
+  /** Whether steps will have a maximal gradient norm. */
+  readonly clip: boolean;
+  /** Whether parameters and gradients are to live in the engine's own memory. */
+  readonly resident: boolean;
+  /** Upper limit of threads; undefined lets the engine decide. */
+  readonly threads: number | undefined;
+}
+
+/** What one tensor gets in a step. */
+export interface StepTensor {
+  /**
+   * A Float32Array of `size` elements, or what else the engine takes; undefined
+   * with resident gradients, or to leave the tensor as it is in this step.
+   */
+  readonly gradient: unknown;
+  /** From `program.uniforms`. */
+  readonly uniforms: Float32Array;
+  /** Keys for stochastic rounding, one for each state. */
+  readonly keys: Uint32Array;
+}
+
+export interface StepInput {
+  /** In the order of the plans; undefined leaves a tensor as it is. */
+  readonly tensors: readonly (StepTensor | undefined)[];
+  /** Required when the session was made with `clip`. */
+  readonly maxGradNorm: number | undefined;
+}
+
+export interface StepReport {
+  /** Elements left out in the last step because they were not finite. */
+  readonly nonFinite: number;
+  /** 2-norm of all gradients before clipping, when it was needed. */
+  readonly gradNorm: number | undefined;
+  /** Whether the whole step was left out (`skip: "step"`). */
+  readonly skipped: boolean;
+}
+
+/** The stored form of one state. */
+export type StoredState =
+  | { readonly kind: "float"; readonly values: Float32Array<ArrayBuffer> }
+  | {
+      readonly kind: "quantized";
+      /** Packed, see formats/pack.ts. */
+      readonly codes: Uint8Array<ArrayBuffer>;
+      readonly scales: Float32Array<ArrayBuffer>;
+    };
+
+/** The states of a list of tensors, on a device. */
+export interface Session {
+  /** For reports: `wasm, 2 threads`. */
+  readonly description: string;
+  step(input: StepInput): Promise<void>;
+  /** Of the last step; a promise where it must be read from a device. */
+  report(): StepReport | Promise<StepReport>;
+  /** The stored form of a tensor's state; a copy. */
+  readState(tensor: number, state: number): Promise<StoredState>;
+  /** Replaces a tensor's state; sizes were checked by the caller. */
+  writeState(tensor: number, state: number, stored: StoredState): Promise<void>;
+  /** Where the parameter lives now; the caller's own object unless resident. */
+  parameter(tensor: number): unknown;
+  /** Memory for the gradient that a step reads without a copy, when resident. */
+  gradient(tensor: number): unknown;
+  /** Bytes of one state as really allocated: codes and scales, or float32. */
+  stateBytes(tensor: number, state: number): number;
+  /** Bytes allocated beside states and resident tensors: tables, scratch, staging. */
+  workspaceBytes(): number;
+  dispose(): void;
+}
+
+export interface Engine {
+  readonly name: string;
+  /** @throws RangeError when the memory cannot be had; nothing stays allocated. */
+  createSession(
+    plans: readonly TensorPlan[],
+    options: EngineOptions,
+  ): Promise<Session>;
+}

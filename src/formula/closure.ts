@@ -1,0 +1,113 @@
+import type { BinaryOp, CompareOp, UnaryOp } from "./parse.ts";
+import { print, type Backend, type Program } from "./program.ts";
+
+/**
+ * Runs a program on rows of elements. Rows are Float32Array, so every result is
+ * rounded to float32 as the other back ends round it; for + - * / and sqrt the
+ * detour through float64 gives the same float32.
+ *
+ * @param inputs rows for `p`, `g` and every state that the program reads.
+ * @param uniforms from {@link Program.uniforms}.
+ * @param length elements to compute.
+ * @returns rows for `p` and every state; they belong to the closure and are
+ * overwritten by the next call.
+ */
+export type Closure = (
+  inputs: ReadonlyMap<string, Float32Array>,
+  uniforms: Float32Array,
+  length: number,
+) => ReadonlyMap<string, Float32Array>;
+
+interface Frame {
+  inputs: ReadonlyMap<string, Float32Array>;
+  uniforms: Float32Array;
+  length: number;
+}
+type Row = Float32Array<ArrayBuffer>;
+/** A value of this back end: makes sure its row is filled, and returns it. */
+type Cell = { row: Row };
+
+const unaryOps: Readonly<Record<UnaryOp, (a: number) => number>> = {
+  neg: (a) => -a,
+  sqrt: Math.sqrt,
+  abs: Math.abs,
+  sign: (a) => (a > 0 ? 1 : a < 0 ? -1 : 0),
+  exp: Math.exp,
+  log: Math.log,
+};
+// min and max as SIMD units have them: the first operand unless the second wins.
+const binaryOps: Readonly<
+  Record<BinaryOp | CompareOp, (a: number, b: number) => number>
+> = {
+  add: (a, b) => a + b,
+  sub: (a, b) => a - b,
+  mul: (a, b) => a * b,
+  div: (a, b) => a / b,
+  min: (a, b) => (b < a ? b : a),
+  max: (a, b) => (b > a ? b : a),
+  pow: Math.pow,
+  lt: (a, b) => Number(a < b),
+  le: (a, b) => Number(a <= b),
+  gt: (a, b) => Number(a > b),
+  ge: (a, b) => Number(a >= b),
+  eq: (a, b) => Number(a === b),
+  ne: (a, b) => Number(a !== b),
+};
+
+/** The TypeScript back end: no eval, one small loop per operation. */
+export function compileClosure(program: Program): Closure {
+  const instructions: ((frame: Frame) => void)[] = [];
+  let capacity = 0;
+  const cells: Cell[] = [];
+  const cell = (fill: (row: Row, frame: Frame) => void): Cell => {
+    const made: Cell = { row: new Float32Array(0) };
+    cells.push(made);
+    instructions.push((frame) => fill(made.row, frame));
+    return made;
+  };
+  const binary =
+    (apply: (a: number, b: number) => number) => (a: Cell, b: Cell) =>
+      cell((row, { length }) => {
+        const x = a.row;
+        const y = b.row;
+        for (let i = 0; i < length; i++) row[i] = apply(x[i]!, y[i]!);
+      });
+
+  const backend: Backend<Cell> = {
+    constant: (value) => cell((row, { length }) => row.fill(value, 0, length)),
+    uniform: (index) =>
+      cell((row, { uniforms, length }) =>
+        row.fill(uniforms[index]!, 0, length),
+      ),
+    input: (name) =>
+      cell((row, { inputs, length }) =>
+        row.set(inputs.get(name)!.subarray(0, length)),
+      ),
+    unary: (op, a) => {
+      const apply = unaryOps[op];
+      return cell((row, { length }) => {
+        const x = a.row;
+        for (let i = 0; i < length; i++) row[i] = apply(x[i]!);
+      });
+    },
+    binary: (op, a, b) => binary(binaryOps[op])(a, b),
+    compare: (op, a, b) => binary(binaryOps[op])(a, b),
+    select: (condition, a, b) =>
+      cell((row, { length }) => {
+        for (let i = 0; i < length; i++)
+          row[i] = condition.row[i] !== 0 ? a.row[i]! : b.row[i]!;
+      }),
+  };
+
+  const names = [...program.outputs.keys()];
+  const results = print(program, [...program.outputs.values()], backend);
+  return (inputs, uniforms, length) => {
+    if (length > capacity) {
+      capacity = length;
+      for (const one of cells) one.row = new Float32Array(capacity);
+    }
+    const frame: Frame = { inputs, uniforms, length };
+    for (const run of instructions) run(frame);
+    return new Map(names.map((name, i) => [name, results[i]!.row]));
+  };
+}

@@ -1,0 +1,518 @@
+/**
+ * From the parsed formula to the program that every back end prints: a list of
+ * float32 operations in order, each common subexpression once.
+ *
+ * Whatever depends on hyperparameters and step scalars alone is taken out of
+ * the element loop: it is evaluated once a step, in float64, on the host, and
+ * reaches the loop as a float32 uniform. A division by such a value becomes a
+ * product with its reciprocal, and factors of this kind are gathered. All
+ * engines print the same program, so they round in the same places.
+ */
+import { FormulaError, nearestName } from "./error.ts";
+import {
+  functionArity,
+  parseFormula,
+  type BinaryOp,
+  type CompareOp,
+  type Expr,
+  type UnaryOp,
+} from "./parse.ts";
+
+export type Node =
+  | { readonly op: "const"; readonly value: number }
+  | { readonly op: "uniform"; readonly index: number }
+  /** The parameter `p`, its gradient `g`, or a state's value before the step. */
+  | { readonly op: "input"; readonly name: string }
+  | { readonly op: UnaryOp; readonly a: number }
+  | {
+      readonly op: BinaryOp | CompareOp;
+      readonly a: number;
+      readonly b: number;
+    }
+  | {
+      readonly op: "select";
+      readonly condition: number;
+      readonly a: number;
+      readonly b: number;
+    };
+
+/** Values of hyperparameters and step scalars by name. */
+export type Scalars = Readonly<Record<string, number>>;
+
+export interface Program {
+  readonly owner: string;
+  /** In dependency order: a node refers only to nodes before it. */
+  readonly nodes: readonly Node[];
+  /** Names of the states, in the order of their declaration. */
+  readonly states: readonly string[];
+  /** Node that holds the new value of `p` and of each state. */
+  readonly outputs: ReadonlyMap<string, number>;
+  /** How many float32 uniforms the program takes a step. */
+  readonly uniformCount: number;
+  /** Evaluates the uniforms in float64 and rounds each to float32 once. */
+  uniforms(scalars: Scalars): Float32Array;
+}
+
+export interface ProgramSource {
+  /** Name of the optimizer, for error messages. */
+  readonly name: string;
+  readonly update: string;
+  readonly states: readonly string[];
+  /** Names of hyperparameters and step scalars. */
+  readonly scalars: readonly string[];
+}
+
+/** A host-side expression in float64. */
+type HostValue = (scalars: Scalars) => number;
+
+/** What an expression lowers to: a value per element, or one for the step. */
+type Value =
+  | { readonly per: "element"; readonly node: number }
+  | {
+      readonly per: "step";
+      readonly key: string;
+      readonly host: HostValue;
+      readonly literal?: number;
+    };
+
+const isCompare = (op: string): op is CompareOp =>
+  ["lt", "le", "gt", "ge", "eq", "ne"].includes(op);
+
+/**
+ * Checks a formula and lowers it.
+ *
+ * @throws FormulaError for unknown names, a local read before it is assigned,
+ * a state (or p) never assigned, an assignment to g or to a hyperparameter, a
+ * comparison used as a number, with the line and a caret.
+ */
+export function compileFormula(source: ProgramSource): Program {
+  const { name: owner, update, states } = source;
+  for (const reserved of ["p", "g", ...functionArity.keys()]) {
+    for (const given of [...states, ...source.scalars])
+      if (given === reserved)
+        throw new TypeError(
+          `${owner}: '${reserved}' is a word of the formula language and cannot name a state, hyperparameter or scalar`,
+        );
+  }
+  const scalarNames = new Set(source.scalars);
+  for (const state of states)
+    if (scalarNames.has(state))
+      throw new TypeError(
+        `${owner}: '${state}' is both a state and a hyperparameter or scalar`,
+      );
+
+  const assignments = parseFormula(owner, update);
+  const targets = new Set(assignments.map(({ target }) => target));
+  const builder = new Builder();
+  const bound = new Map<string, Value>();
+  for (const input of ["p", "g", ...states])
+    bound.set(input, builder.element({ op: "input", name: input }));
+  for (const scalar of scalarNames)
+    bound.set(scalar, {
+      per: "step",
+      key: scalar,
+      host: (scalars) => scalars[scalar]!,
+    });
+
+  const fail = (at: number, problem: string): never => {
+    throw new FormulaError(owner, update, at, problem);
+  };
+
+  function number(expr: Expr): Value {
+    if (expr.kind === "binary" && isCompare(expr.op))
+      return fail(
+        expr.at,
+        "a comparison is not a number; use it as the first argument of select(condition, then, else)",
+      );
+    return lower(expr);
+  }
+
+  function condition(expr: Expr): Value {
+    if (expr.kind !== "binary" || !isCompare(expr.op))
+      return fail(
+        expr.at,
+        "the first argument of select must be a comparison, such as v > 0",
+      );
+    return lower(expr);
+  }
+
+  function lower(expr: Expr): Value {
+    switch (expr.kind) {
+      case "number":
+        return literal(expr.value);
+      case "name": {
+        const value = bound.get(expr.name);
+        if (value) return value;
+        if (targets.has(expr.name))
+          return fail(
+            expr.at,
+            `'${expr.name}' is read before it is assigned; move its line up`,
+          );
+        const known = [...bound.keys()];
+        const guess = nearestName(expr.name, known);
+        return fail(
+          expr.at,
+          `unknown name '${expr.name}'; ${guess ? `did you mean '${guess}'?` : `known are ${known.join(", ")}`}`,
+        );
+      }
+      case "unary":
+        return builder.unary(expr.op, number(expr.a));
+      case "binary":
+        return builder.binary(expr.op, number(expr.a), number(expr.b));
+      case "select":
+        return builder.select(
+          condition(expr.condition),
+          number(expr.a),
+          number(expr.b),
+        );
+      default:
+        return expr satisfies never;
+    }
+  }
+
+  const assigned = new Map<string, Value>();
+  for (const { target, value, at } of assignments) {
+    if (target === "g")
+      fail(at, "'g' is the gradient and cannot be assigned; use a new name");
+    if (scalarNames.has(target))
+      fail(
+        at,
+        `'${target}' is a hyperparameter or scalar and cannot be assigned; use a new name`,
+      );
+    if (functionArity.has(target))
+      fail(at, `'${target}' is a function and cannot be assigned`);
+    const result = number(value);
+    bound.set(target, result);
+    assigned.set(target, result);
+  }
+
+  const end = update.trimEnd().length;
+  const outputs = new Map<string, number>();
+  for (const output of ["p", ...states]) {
+    const value =
+      assigned.get(output) ??
+      fail(
+        end,
+        output === "p"
+          ? "the parameter 'p' is never assigned; the last line usually is p = ..."
+          : `the state '${output}' is never assigned; add a line ${output} = ...`,
+      );
+    outputs.set(output, builder.node(value));
+  }
+  return builder.finish(owner, states, outputs);
+}
+
+function literal(value: number): Value {
+  return { per: "step", key: String(value), host: () => value, literal: value };
+}
+
+const hostUnary: Readonly<Record<UnaryOp, (a: number) => number>> = {
+  neg: (a) => -a,
+  sqrt: Math.sqrt,
+  abs: Math.abs,
+  sign: Math.sign,
+  exp: Math.exp,
+  log: Math.log,
+};
+const hostBinary: Readonly<
+  Record<BinaryOp | CompareOp, (a: number, b: number) => number>
+> = {
+  add: (a, b) => a + b,
+  sub: (a, b) => a - b,
+  mul: (a, b) => a * b,
+  div: (a, b) => a / b,
+  min: Math.min,
+  max: Math.max,
+  pow: Math.pow,
+  lt: (a, b) => Number(a < b),
+  le: (a, b) => Number(a <= b),
+  gt: (a, b) => Number(a > b),
+  ge: (a, b) => Number(a >= b),
+  eq: (a, b) => Number(a === b),
+  ne: (a, b) => Number(a !== b),
+};
+
+/** Hash-consing builder: equal operations on equal operands share one node. */
+class Builder {
+  #nodes: Node[] = [];
+  #byKey = new Map<string, number>();
+  #uniforms = new Map<string, { index: number; host: HostValue }>();
+
+  element(node: Node): Value {
+    const key = JSON.stringify(node);
+    let index = this.#byKey.get(key);
+    if (index === undefined) {
+      index = this.#nodes.push(node) - 1;
+      this.#byKey.set(key, index);
+    }
+    return { per: "element", node: index };
+  }
+
+  /** The node of a value; a step value becomes a constant or a uniform. */
+  node(value: Value): number {
+    if (value.per === "element") return value.node;
+    if (value.literal !== undefined)
+      return (
+        this.element({ op: "const", value: Math.fround(value.literal) }) as {
+          node: number;
+        }
+      ).node;
+    let uniform = this.#uniforms.get(value.key);
+    if (!uniform) {
+      uniform = { index: this.#uniforms.size, host: value.host };
+      this.#uniforms.set(value.key, uniform);
+    }
+    return (
+      this.element({ op: "uniform", index: uniform.index }) as { node: number }
+    ).node;
+  }
+
+  unary(op: UnaryOp, a: Value): Value {
+    if (a.per === "step") return stepValue(op, hostUnary[op], a);
+    return this.element({ op, a: a.node });
+  }
+
+  binary(op: BinaryOp | CompareOp, a: Value, b: Value): Value {
+    if (a.per === "step" && b.per === "step")
+      return stepValue(op, hostBinary[op], a, b);
+    if (op === "div" && b.per === "step")
+      return this.binary("mul", a, reciprocal(b));
+    if (op === "mul" && b.per === "step") return this.binary("mul", b, a);
+    if (op === "mul" && a.per === "step" && b.per === "element") {
+      // u1 * (u2 * x) is (u1 * u2) * x: one product an element less.
+      const inner = this.#scaled(b.node);
+      if (inner)
+        return this.binary(
+          "mul",
+          stepValue("mul", hostBinary.mul, a, inner.factor),
+          inner.value,
+        );
+    }
+    return this.element({ op, a: this.node(a), b: this.node(b) });
+  }
+
+  select(condition: Value, a: Value, b: Value): Value {
+    if (condition.per === "step" && a.per === "step" && b.per === "step")
+      return stepValue(
+        "select",
+        (c, x, y) => (c !== 0 ? x! : y!),
+        condition,
+        a,
+        b,
+      );
+    if (condition.per === "step") {
+      // A choice of the step, not of the element: compare its uniform with 0.
+      return this.select(
+        this.element({
+          op: "ne",
+          a: this.node(condition),
+          b: this.node(literal(0)),
+        }),
+        a,
+        b,
+      );
+    }
+    return this.element({
+      op: "select",
+      condition: condition.node,
+      a: this.node(a),
+      b: this.node(b),
+    });
+  }
+
+  /** Splits a node of the form uniform * x. */
+  #scaled(
+    index: number,
+  ): { factor: Value & { per: "step" }; value: Value } | undefined {
+    const node = this.#nodes[index]!;
+    if (node.op !== "mul") return undefined;
+    const left = this.#nodes[(node as { a: number }).a]!;
+    const value: Value = { per: "element", node: (node as { b: number }).b };
+    if (left.op === "const") {
+      return { factor: literal(left.value) as Value & { per: "step" }, value };
+    }
+    if (left.op !== "uniform") return undefined;
+    for (const [key, { index: at, host }] of this.#uniforms)
+      if (at === left.index)
+        return { factor: { per: "step", key, host }, value };
+    return undefined;
+  }
+
+  /** Drops what no output needs and numbers the rest anew. */
+  finish(
+    owner: string,
+    states: readonly string[],
+    outputs: ReadonlyMap<string, number>,
+  ): Program {
+    const used = new Set<number>();
+    const visit = (index: number) => {
+      if (used.has(index)) return;
+      used.add(index);
+      for (const operand of operands(this.#nodes[index]!)) visit(operand);
+    };
+    for (const index of outputs.values()) visit(index);
+
+    const renumbered = new Map<number, number>();
+    const hosts: HostValue[] = [];
+    const all = [...this.#uniforms.values()];
+    const nodes: Node[] = [];
+    this.#nodes.forEach((node, index) => {
+      if (!used.has(index)) return;
+      if (node.op === "uniform") {
+        hosts.push(all[node.index]!.host);
+        node = { op: "uniform", index: hosts.length - 1 };
+      } else {
+        node = mapOperands(node, (operand) => renumbered.get(operand)!);
+      }
+      renumbered.set(index, nodes.push(node) - 1);
+    });
+    return {
+      owner,
+      nodes,
+      states: [...states],
+      outputs: new Map(
+        [...outputs].map(([name, index]) => [name, renumbered.get(index)!]),
+      ),
+      uniformCount: hosts.length,
+      uniforms: (scalars) => Float32Array.from(hosts, (host) => host(scalars)),
+    };
+  }
+}
+
+function stepValue(
+  op: string,
+  apply: (...values: number[]) => number,
+  ...operands: (Value & { per: "step" })[]
+): Value & { per: "step" } {
+  const host: HostValue = (scalars) =>
+    apply(...operands.map((operand) => operand.host(scalars)));
+  const key = `${op}(${operands.map((operand) => operand.key).join(",")})`;
+  return operands.every((operand) => operand.literal !== undefined)
+    ? { per: "step", key, host, literal: host({}) }
+    : { per: "step", key, host };
+}
+
+const reciprocal = (value: Value & { per: "step" }) =>
+  stepValue("div", hostBinary.div, literal(1) as typeof value, value);
+
+/** Indices of the nodes that a node reads. */
+export function operands(node: Node): number[] {
+  switch (node.op) {
+    case "const":
+    case "uniform":
+    case "input":
+      return [];
+    case "select":
+      return [node.condition, node.a, node.b];
+    default:
+      return "b" in node ? [node.a, node.b] : [node.a];
+  }
+}
+
+function mapOperands(node: Node, map: (index: number) => number): Node {
+  switch (node.op) {
+    case "const":
+    case "uniform":
+    case "input":
+      return node;
+    case "select":
+      return {
+        op: "select",
+        condition: map(node.condition),
+        a: map(node.a),
+        b: map(node.b),
+      };
+    default:
+      return "b" in node
+        ? { op: node.op, a: map(node.a), b: map(node.b) }
+        : { op: node.op, a: map(node.a) };
+  }
+}
+
+/**
+ * A back end: how to write each kind of node down. `T` is whatever stands for
+ * a value there: a row of float32 numbers, a WGSL expression, a Wasm local.
+ */
+export interface Backend<T> {
+  constant(value: number): T;
+  uniform(index: number): T;
+  input(name: string): T;
+  unary(op: UnaryOp, a: T): T;
+  binary(op: BinaryOp, a: T, b: T): T;
+  compare(op: CompareOp, a: T, b: T): T;
+  select(condition: T, a: T, b: T): T;
+}
+
+/**
+ * Prints the nodes that `wanted` needs, each once and in order.
+ *
+ * @param given values already at hand, by node; they are not computed again
+ * (a second phase that reads a new state back instead of recomputing it).
+ * @returns the values of the wanted nodes.
+ */
+export function print<T>(
+  program: Program,
+  wanted: readonly number[],
+  backend: Backend<T>,
+  given: ReadonlyMap<number, T> = new Map(),
+): T[] {
+  const values = new Map<number, T>(given);
+  const needed = neededNodes(program, wanted, new Set(given.keys()));
+  program.nodes.forEach((node, index) => {
+    if (!needed.has(index) || values.has(index)) return;
+    const at = (operand: number) => values.get(operand)!;
+    let value: T;
+    switch (node.op) {
+      case "const":
+        value = backend.constant(node.value);
+        break;
+      case "uniform":
+        value = backend.uniform(node.index);
+        break;
+      case "input":
+        value = backend.input(node.name);
+        break;
+      case "select":
+        value = backend.select(at(node.condition), at(node.a), at(node.b));
+        break;
+      default:
+        if (!("b" in node)) value = backend.unary(node.op, at(node.a));
+        else if (isCompare(node.op))
+          value = backend.compare(node.op, at(node.a), at(node.b));
+        else value = backend.binary(node.op, at(node.a), at(node.b));
+    }
+    values.set(index, value);
+  });
+  return wanted.map((index) => values.get(index)!);
+}
+
+/** The nodes reachable from `wanted` without going past `given`. */
+export function neededNodes(
+  program: Program,
+  wanted: readonly number[],
+  given: ReadonlySet<number> = new Set(),
+): Set<number> {
+  const needed = new Set<number>();
+  const visit = (index: number) => {
+    if (needed.has(index)) return;
+    needed.add(index);
+    if (given.has(index)) return;
+    for (const operand of operands(program.nodes[index]!)) visit(operand);
+  };
+  for (const index of wanted) visit(index);
+  return needed;
+}
+
+/** Names of the inputs (`p`, `g`, old states) that the wanted nodes read. */
+export function inputsOf(
+  program: Program,
+  wanted: readonly number[],
+  given: ReadonlySet<number> = new Set(),
+): Set<string> {
+  const names = new Set<string>();
+  for (const index of neededNodes(program, wanted, given)) {
+    const node = program.nodes[index]!;
+    if (node.op === "input" && !given.has(index)) names.add(node.name);
+  }
+  return names;
+}

@@ -1,0 +1,345 @@
+import {
+  resolveFormat,
+  type Format,
+  type FormatOptions,
+  type Sign,
+} from "../formats/format.ts";
+import { nearestName } from "../formula/error.ts";
+import { compileFormula, type Program } from "../formula/program.ts";
+
+/** A hyperparameter: a number, or true and false, which a formula reads as 1 and 0. */
+export type HyperValue = number | boolean;
+export type Hyper = Readonly<Record<string, HyperValue>>;
+
+/** A learning rate: a number, or a function of the step (the first is 1). */
+export type LearningRate = number | ((step: number) => number);
+
+/** An optimizer as data; see docs/architecture.md for the language of `update`. */
+export interface OptimizerDefinition<H extends Hyper = Hyper> {
+  /** Lower case letters and digits, beginning with a letter. */
+  readonly name: string;
+  /** Every hyperparameter with its default. `lr` must be one of them. */
+  readonly hyper: H;
+  /** Every state, and whether its values have both signs. All start at 0. */
+  readonly state: Readonly<Record<string, Sign>>;
+  /**
+   * What depends on the step but not on the element: evaluated in float64 on
+   * the host, once a step. `t` is the step, from 1.
+   */
+  readonly scalars?: (
+    hyper: { readonly [K in keyof H]: number },
+    t: number,
+  ) => Readonly<Record<string, number>>;
+  /** The update of one element, in the notation of the papers. */
+  readonly update: string;
+  /** Extra checks of hyperparameters; throw a RangeError. */
+  readonly check?: (hyper: { readonly [K in keyof H]: number }) => void;
+}
+
+/** An optimizer's definition, checked and compiled. */
+export interface Optimizer {
+  readonly name: string;
+  readonly hyper: Hyper;
+  readonly state: Readonly<Record<string, Sign>>;
+  readonly program: Program;
+  /** Hyperparameters and step scalars by name, as the formula reads them. */
+  scalarsAt(
+    hyper: Readonly<Record<string, number>>,
+    t: number,
+  ): Record<string, number>;
+  check(hyper: Readonly<Record<string, number>>): void;
+}
+
+/** What a user may set beside the hyperparameters. */
+export interface StorageOptions {
+  /** Bits of every state: 2..8, or 32. Default 32. */
+  readonly bits?: number;
+  /** Elements that share an absmax. */
+  readonly blockSize?: number;
+  /** Formats by state; they win over `bits` and `blockSize`. */
+  readonly state?: Readonly<Record<string, FormatOptions>>;
+}
+
+export type RecipeOptions<H extends Hyper = Hyper> = {
+  readonly [K in keyof H]?: K extends "lr"
+    ? LearningRate
+    : H[K] extends boolean
+      ? boolean
+      : number;
+} & StorageOptions;
+
+/** An optimizer, its hyperparameters and how its states are stored. */
+export interface Recipe {
+  /** For people: `adamw8bit`, or `adamw` when nothing names it better. */
+  readonly name: string;
+  readonly optimizer: Optimizer;
+  readonly lr: LearningRate;
+  /** Every hyperparameter but lr, booleans as 1 and 0. */
+  readonly hyper: Readonly<Record<string, number>>;
+  readonly storage: StorageOptions;
+}
+
+/** Makes a {@link Recipe} from options; also carries the definition. */
+export interface OptimizerFactory<H extends Hyper = Hyper> {
+  (options?: RecipeOptions<H>): Recipe;
+  readonly optimizerName: string;
+  readonly definition: OptimizerDefinition<H>;
+}
+
+const storageKeys = ["bits", "blockSize", "state"] as const;
+
+/**
+ * Defines an optimizer. Its formula is checked when a recipe is first made, so
+ * that a definition nobody uses costs nothing.
+ *
+ * @throws TypeError or FormulaError, from the first call, when the definition
+ * is wrong.
+ */
+export function defineOptimizer<H extends Hyper>(
+  definition: OptimizerDefinition<H>,
+): OptimizerFactory<H> {
+  let compiled: Optimizer | undefined;
+  const optimizer = () => (compiled ??= compile(definition as never));
+  const factory = (options: RecipeOptions<H> = {}) =>
+    makeRecipe(definition.name, optimizer(), options as RecipeOptions);
+  return Object.assign(factory, {
+    optimizerName: definition.name,
+    definition,
+  });
+}
+
+function compile(definition: OptimizerDefinition): Optimizer {
+  const { name, hyper, state, scalars, update, check } = definition;
+  if (!/^[a-z][a-z0-9]*$/i.test(name))
+    throw new TypeError(
+      `defineOptimizer: a name is letters and digits, given '${name}'`,
+    );
+  if (!Object.hasOwn(hyper, "lr"))
+    throw new TypeError(`${name}: hyper must have 'lr', the learning rate`);
+  for (const key of storageKeys)
+    if (Object.hasOwn(hyper, key))
+      throw new TypeError(
+        `${name}: '${key}' is an option of every optimizer and cannot name a hyperparameter`,
+      );
+  for (const [key, sign] of Object.entries(state))
+    if (sign !== "signed" && sign !== "unsigned")
+      throw new TypeError(
+        `${name}: state '${key}' must be 'signed' or 'unsigned', given '${String(sign)}'`,
+      );
+  const scalarsAt = (values: Readonly<Record<string, number>>, t: number) => ({
+    ...values,
+    ...scalars?.(values as never, t),
+  });
+  const defaults = numbers(hyper);
+  const stepScalars = Object.keys(scalars?.(defaults, 1) ?? {});
+  for (const key of stepScalars)
+    if (Object.hasOwn(hyper, key))
+      throw new TypeError(
+        `${name}: '${key}' is both a hyperparameter and a step scalar`,
+      );
+  const program = compileFormula({
+    name,
+    update,
+    states: Object.keys(state),
+    scalars: [...Object.keys(hyper), ...stepScalars],
+  });
+  return {
+    name,
+    hyper,
+    state,
+    program,
+    scalarsAt,
+    check: (values) => check?.(values),
+  };
+}
+
+const numbers = (hyper: Hyper): Record<string, number> =>
+  Object.fromEntries(
+    Object.entries(hyper).map(([key, value]) => [key, Number(value)]),
+  );
+
+function makeRecipe(
+  name: string,
+  optimizer: Optimizer,
+  options: RecipeOptions,
+): Recipe {
+  checkOptionNames(optimizer, Object.keys(options), name);
+  const { bits, blockSize, state, lr, ...rest } = options as StorageOptions & {
+    lr?: LearningRate;
+  } & Record<string, HyperValue>;
+  const recipe: Recipe = {
+    name,
+    optimizer,
+    lr: checkLearningRate(name, lr ?? Number(optimizer.hyper.lr)),
+    hyper: hyperValues(optimizer, rest),
+    storage: definedOnly({ bits, blockSize, state }),
+  };
+  // Formats are checked here, so that a recipe that exists is a recipe that works.
+  stateFormats(recipe);
+  return recipe;
+}
+
+const definedOnly = (options: {
+  [K in keyof StorageOptions]: StorageOptions[K] | undefined;
+}): StorageOptions =>
+  Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  );
+
+/**
+ * Gives a recipe a name and its formats.
+ *
+ * @param fixed storage of the recipe; `adamw8bit({ bits: 4 })` is an error,
+ * while a block size or a state's format may still be set.
+ */
+export function defineRecipe<H extends Hyper>(
+  name: string,
+  factory: OptimizerFactory<H>,
+  fixed: StorageOptions,
+): OptimizerFactory<H> {
+  const named = (options: RecipeOptions<H> = {}): Recipe => {
+    const given = options as StorageOptions;
+    if (given.bits !== undefined && given.bits !== fixed.bits)
+      throw new TypeError(
+        `${name}: bits are ${fixed.bits} by its name, given ${given.bits}; use ${factory.optimizerName}({ bits: ${given.bits} })`,
+      );
+    const state = mergeStates(fixed.state, given.state);
+    try {
+      return {
+        ...factory({
+          ...options,
+          ...fixed,
+          ...definedOnly({
+            bits: fixed.bits,
+            blockSize: given.blockSize,
+            state,
+          }),
+        } as RecipeOptions<H>),
+        name,
+      };
+    } catch (error) {
+      throw renamed(error, factory.optimizerName, name);
+    }
+  };
+  return Object.assign(named, {
+    optimizerName: name,
+    definition: factory.definition,
+  });
+}
+
+/** Errors name what the user called. */
+function renamed(error: unknown, from: string, to: string): unknown {
+  if (error instanceof Error && error.message.startsWith(`${from}:`))
+    error.message = `${to}${error.message.slice(from.length)}`;
+  return error;
+}
+
+function mergeStates(
+  fixed: StorageOptions["state"],
+  given: StorageOptions["state"],
+): StorageOptions["state"] {
+  if (!fixed || !given) return given ?? fixed;
+  const merged: Record<string, FormatOptions> = { ...fixed };
+  for (const [key, format] of Object.entries(given))
+    merged[key] = { ...merged[key], ...format };
+  return merged;
+}
+
+/** @throws TypeError for an option that the optimizer does not have. */
+export function checkOptionNames(
+  optimizer: Optimizer,
+  keys: readonly string[],
+  owner: string,
+  extra: readonly string[] = [],
+): void {
+  const known = [...Object.keys(optimizer.hyper), ...storageKeys, ...extra];
+  for (const key of keys) {
+    if (known.includes(key)) continue;
+    const guess = nearestName(key, known);
+    throw new TypeError(
+      `${owner}: unknown option '${key}'; ${guess ? `did you mean '${guess}'? There are` : "there are"} ${known.join(", ")}`,
+    );
+  }
+}
+
+/** @throws RangeError when a number is not finite or is below 0. */
+export function checkLearningRate(
+  owner: string,
+  lr: LearningRate,
+): LearningRate {
+  if (typeof lr === "function") return lr;
+  if (typeof lr !== "number" || !Number.isFinite(lr) || lr < 0)
+    throw new RangeError(
+      `${owner}: lr must be a finite number, 0 or more, or a function of the step, given ${String(lr)}`,
+    );
+  return lr;
+}
+
+/** Checks hyperparameters (without lr) and fills in the defaults, booleans as numbers. */
+export function hyperValues(
+  optimizer: Optimizer,
+  given: Readonly<Record<string, HyperValue>>,
+  base: Readonly<Record<string, number>> = numbers(optimizer.hyper),
+): Record<string, number> {
+  const values: Record<string, number> = { ...base };
+  delete values.lr;
+  for (const [key, value] of Object.entries(given)) {
+    if (value === undefined) continue;
+    const type = typeof optimizer.hyper[key];
+    if (typeof value !== type)
+      throw new TypeError(
+        `${optimizer.name}: ${key} must be a ${type}, given ${String(value)}`,
+      );
+    if (!Number.isFinite(Number(value)))
+      throw new RangeError(
+        `${optimizer.name}: ${key} must be finite, given ${String(value)}`,
+      );
+    checkRange(optimizer.name, key, Number(value));
+    values[key] = Number(value);
+  }
+  optimizer.check(values);
+  return values;
+}
+
+/** The ranges that hold for these names in every optimizer. */
+function checkRange(owner: string, key: string, value: number): void {
+  if (
+    /^(beta\d?|momentum|dampening|alpha\d?)$/.test(key) &&
+    key.startsWith("beta")
+  ) {
+    if (!(value >= 0 && value < 1))
+      throw new RangeError(
+        `${owner}: ${key} must be in [0, 1), given ${value}`,
+      );
+    return;
+  }
+  if (value < 0)
+    throw new RangeError(`${owner}: ${key} must be 0 or more, given ${value}`);
+}
+
+/** The format of every state of a recipe, in the order of the states. */
+export function stateFormats(recipe: {
+  readonly optimizer: Optimizer;
+  readonly storage: StorageOptions;
+}): Record<string, Format> {
+  const { optimizer, storage } = recipe;
+  const { bits = 32, blockSize, state = {} } = storage;
+  for (const key of Object.keys(state))
+    if (!Object.hasOwn(optimizer.state, key))
+      throw new TypeError(
+        `${optimizer.name}: unknown state '${key}'; there ${Object.keys(optimizer.state).length === 1 ? "is" : "are"} ${Object.keys(optimizer.state).join(", ") || "none"}`,
+      );
+  return Object.fromEntries(
+    Object.entries(optimizer.state).map(([key, sign]) => [
+      key,
+      resolveFormat(
+        {
+          bits,
+          ...(blockSize === undefined ? {} : { blockSize }),
+          ...state[key],
+        },
+        sign,
+      ),
+    ]),
+  );
+}
