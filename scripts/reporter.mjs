@@ -18,7 +18,7 @@ export default class ResultsReporter {
         project: module.project.name,
         file: module.relativeModuleId,
         name: test.fullName,
-        state: test.result().state,
+        state: isCutOff(test) ? "failed" : test.result().state,
         reason: skipReason(test),
       })),
     );
@@ -33,18 +33,32 @@ export default class ResultsReporter {
   }
 }
 
+/**
+ * Vitest calls a test skipped when the beforeAll() of its file or its describe()
+ * threw. Nobody meant to skip it, so it counts as failed.
+ */
+function isCutOff(/** @type {TestCase} */ test) {
+  if (test.result().state !== "skipped" || test.options.mode !== "run")
+    return false;
+  return ancestors(test).some((parent) => parent.errors().length > 0);
+}
+
+function ancestors(/** @type {TestCase} */ test) {
+  const parents = [test.parent];
+  for (let parent = test.parent; parent.type === "suite";) {
+    parent = parent.parent;
+    parents.push(parent);
+  }
+  return parents;
+}
+
 /** What `skip("why")` was told, or the nearest `meta.skipReason`. */
 function skipReason(/** @type {TestCase} */ test) {
   const result = test.result();
   if (result.state !== "skipped") return undefined;
   if (result.note) return result.note;
   if (test.options.mode === "todo") return "to be written";
-  /** @type {import("vitest/node").TestSuite | TestCase | TestModule} */
-  let task = test;
-  while (task.type !== "module") {
-    const { skipReason } = task.meta();
-    if (skipReason) return skipReason;
-    task = task.parent;
-  }
-  return undefined;
+  return [test, ...ancestors(test)]
+    .map((task) => task.meta().skipReason)
+    .find((reason) => reason !== undefined);
 }

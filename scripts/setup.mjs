@@ -2,7 +2,7 @@
 // runs before anything is installed, under whatever Node npm itself runs on
 // (20 or newer), so it is plain JavaScript without dependencies.
 
-import { execFileSync, spawnSync } from "node:child_process";
+import { execSync, spawnSync } from "node:child_process";
 import fs from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -37,10 +37,12 @@ function readPackages(/** @type {string} */ lockfile) {
 function install() {
   console.log("Installing what is missing (npm ci) ...");
   const { npm_execpath: npm, npm_node_execpath: node } = process.env;
+  // All kinds by name, as NODE_ENV=production would leave some out.
+  const args = ["ci", "--include=dev", "--include=optional"];
   const result = npm
     ? // With npm's own Node: `npm ci` deletes the one in node_modules.
-      spawnSync(node ?? process.execPath, [npm, "ci"], options())
-    : spawnSync("npm ci", { ...options(), shell: true });
+      spawnSync(node ?? process.execPath, [npm, ...args], options())
+    : spawnSync(`npm ${args.join(" ")}`, { ...options(), shell: true });
   if (result.status !== 0) {
     console.error("setup: `npm ci` failed; its messages are above.");
     process.exit(1);
@@ -54,13 +56,13 @@ function options() {
 
 /** The next steps run under the first `node` on the path: is it new enough? */
 function checkNode() {
-  const script = "process.stdout.write(process.versions.node)";
   const pinned = path.join(root, "node_modules/.bin");
   const PATH = [pinned, process.env.PATH].join(path.delimiter);
-  const version = execFileSync("node", ["-e", script], {
+  // Through a shell, as npm does it: on Windows the pinned one is a .cmd file.
+  const version = execSync("node -p process.versions.node", {
     env: { ...process.env, PATH },
     encoding: "utf8",
-  });
+  }).trim();
   const [major, minor] = version.split(".").map(Number);
   const [oldestMajor, oldestMinor] = OLDEST_NODE.split(".").map(Number);
   if (major > oldestMajor || (major === oldestMajor && minor >= oldestMinor))
