@@ -1,0 +1,265 @@
+// The package as a user gets it: built, packed, and unpacked into a project
+// that has nothing else.
+
+import { execFileSync, spawnSync } from "node:child_process";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { gzipSync } from "node:zlib";
+import * as esbuild from "esbuild";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+/** What "small" means here: the usual import, minified and gzipped. */
+const SIZE_BUDGET = 20_000;
+const USUAL_IMPORT = `
+  import { adamw8bit, createOptimizer } from "lowbit";
+  console.log(adamw8bit, createOptimizer);`;
+
+const root = path.resolve(import.meta.dirname, "..");
+const source = readManifest(root);
+const doors = Object.keys(source.exports)
+  .filter((door) => door !== "./package.json")
+  .map((door) => door.replace(".", "lowbit"));
+
+/** A project that installed lowbit without its optional peers. */
+let consumer: string;
+/** The package inside of it. */
+let unpacked: string;
+
+beforeAll(() => {
+  node("scripts/build.mjs");
+  consumer = fs.mkdtempSync(path.join(os.tmpdir(), "lowbit-consumer-"));
+  const tarball = pack(consumer);
+  unpacked = path.join(consumer, "node_modules/lowbit");
+  fs.mkdirSync(unpacked, { recursive: true });
+  execFileSync("tar", [
+    "-xzf",
+    tarball,
+    "-C",
+    unpacked,
+    "--strip-components=1",
+  ]);
+  write("package.json", JSON.stringify({ private: true, type: "module" }));
+});
+
+afterAll(() => {
+  if (consumer) fs.rmSync(consumer, { recursive: true });
+});
+
+describe("the manifest", () => {
+  test("has no dependencies, and only optional peers", () => {
+    const manifest = readManifest(unpacked);
+    expect(manifest.dependencies).toBeUndefined();
+    expect(manifest.optionalDependencies).toBeUndefined();
+    for (const peer of Object.keys(manifest.peerDependencies))
+      expect(manifest.peerDependenciesMeta[peer]).toEqual({ optional: true });
+  });
+
+  test("asks for no install script", () => {
+    const hooks = ["preinstall", "install", "postinstall", "prepare"];
+    expect(Object.keys(source.scripts)).not.toEqual(
+      expect.arrayContaining(hooks),
+    );
+    for (const hook of hooks) expect(source.scripts).not.toHaveProperty(hook);
+  });
+
+  test("names only files that are there", () => {
+    const targets = Object.values(source.exports).flatMap((target) =>
+      typeof target === "string" ? target : Object.values(target),
+    );
+    for (const file of [...targets, ...Object.values(source.bin)])
+      expect(fs.existsSync(path.join(unpacked, file)), file).toBe(true);
+  });
+
+  test("ships neither tests nor tools", () => {
+    const strays = allFiles(unpacked).filter((file) =>
+      /\.test\.|^(test|tools|scripts|bench)\//.test(file),
+    );
+    expect(strays).toEqual([]);
+  });
+
+  test("starts the command line with a #! line", () => {
+    const main = fs.readFileSync(
+      path.join(unpacked, source.bin.lowbit),
+      "utf8",
+    );
+    expect(main).toMatch(/^#!\/usr\/bin\/env node\n/);
+  });
+});
+
+describe("each door", () => {
+  test.each(doors)("%s imports in plain Node", (door) => {
+    if (door === "lowbit/trainer") linkPeer("@jax-js/jax");
+    const script = `
+      const door = await import(${JSON.stringify(door)});
+      if (Object.keys(door).length === 0) throw new Error("it exports nothing");`;
+    for (const exe of nodes())
+      execFileSync(exe, ["--input-type=module", "-e", script], {
+        cwd: consumer,
+        stdio: "pipe",
+      });
+  });
+
+  test.each([
+    { module: "nodenext", moduleResolution: "nodenext" },
+    { module: "esnext", moduleResolution: "bundler" },
+  ])("has types under $moduleResolution", (resolution) => {
+    linkPeer("@jax-js/jax");
+    const lines = doors.map(
+      (door, i) => `import * as door${i} from "${door}"; void door${i};`,
+    );
+    write("consumer.ts", lines.join("\n"));
+    write(
+      "tsconfig.json",
+      JSON.stringify({
+        compilerOptions: {
+          ...resolution,
+          strict: true,
+          noEmit: true,
+          target: "es2022",
+          lib: ["es2022", "dom"],
+          types: [],
+        },
+        files: ["consumer.ts"],
+      }),
+    );
+    const tsc = path.join(root, "node_modules/typescript/bin/tsc");
+    const run = spawnSync(process.execPath, [tsc, "--pretty", "false"], {
+      cwd: consumer,
+      encoding: "utf8",
+    });
+    // Faults in our peers' types are not ours to test.
+    const ours = run.stdout
+      .split("\n")
+      .filter((line) => /^(consumer\.ts|node_modules\/lowbit\/)/.test(line));
+    expect(ours).toEqual([]);
+  });
+});
+
+describe("the code in dist/", () => {
+  // `require("lowbit")` and some bundlers cannot load a module that awaits.
+  test("has no top-level await", async () => {
+    for (const { file, code } of distFiles())
+      // esbuild refuses to turn such a module into CommonJS.
+      await esbuild.transform(code, {
+        format: "cjs",
+        sourcefile: file,
+        logLevel: "silent",
+      });
+  });
+
+  // A page with a content security policy forbids it.
+  test("makes no code out of text", async () => {
+    for (const { file, code } of distFiles()) {
+      const { code: bare } = await esbuild.transform(code, {
+        minifyWhitespace: true, // leaves comments out
+      });
+      expect(bare, file).not.toMatch(/\beval\s*\(|\bnew\s+Function\b/);
+    }
+  });
+
+  test("does nothing when it is imported", async () => {
+    // Without our package.json, so that its "sideEffects: false" cannot make
+    // the bundler drop what does have effects.
+    const bare = path.join(consumer, "bare");
+    fs.cpSync(path.join(unpacked, "dist"), bare, { recursive: true });
+    const output = await bundle(`import "./bare/index.js";`);
+    expect(output.length, output.slice(0, 500)).toBeLessThan(100);
+  });
+
+  test(`is at most ${SIZE_BUDGET} bytes, minified and gzipped, for one optimizer`, async () => {
+    const output = await bundle(USUAL_IMPORT);
+    const { length } = gzipSync(output, { level: 9 });
+    console.log(
+      `size of one optimizer: ${output.length} bytes minified, ${length} gzipped (budget ${SIZE_BUDGET})`,
+    );
+    expect(length).toBeLessThanOrEqual(SIZE_BUDGET);
+  });
+});
+
+interface Manifest {
+  exports: Record<string, string | Record<string, string>>;
+  bin: { lowbit: string };
+  scripts: Record<string, string>;
+  dependencies?: Record<string, string>;
+  optionalDependencies?: Record<string, string>;
+  peerDependencies: Record<string, string>;
+  peerDependenciesMeta: Record<string, { optional: boolean }>;
+}
+
+function readManifest(folder: string): Manifest {
+  const text = fs.readFileSync(path.join(folder, "package.json"), "utf8");
+  return JSON.parse(text) as Manifest;
+}
+
+function node(script: string): void {
+  execFileSync(process.execPath, [path.join(root, script)], {
+    cwd: root,
+    stdio: "inherit",
+  });
+}
+
+/** The pinned Node, and the one that npm itself runs on, where it is another. */
+function nodes(): string[] {
+  const { npm_node_execpath: npmNode } = process.env;
+  return [...new Set([process.execPath, npmNode ?? process.execPath])];
+}
+
+/** Packs the repository; gives the tarball's path. */
+function pack(folder: string): string {
+  const { npm_execpath: npm } = process.env;
+  const args = ["pack", "--json", "--ignore-scripts"];
+  const [command, ...before] = npm ? [process.execPath, npm] : ["npm"];
+  const json = execFileSync(
+    command!,
+    [...before, ...args, "--pack-destination", folder],
+    { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] },
+  );
+  const [{ filename }] = JSON.parse(json) as [{ filename: string }];
+  return path.join(folder, filename);
+}
+
+function write(file: string, text: string): void {
+  fs.writeFileSync(path.join(consumer, file), text);
+}
+
+/** Gives the consumer a peer, from our own node_modules. */
+function linkPeer(name: string): void {
+  const link = path.join(consumer, "node_modules", name);
+  if (fs.existsSync(link)) return;
+  fs.mkdirSync(path.dirname(link), { recursive: true });
+  fs.symlinkSync(path.join(root, "node_modules", name), link, "junction");
+}
+
+function allFiles(folder: string): string[] {
+  return fs
+    .readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) =>
+      path.relative(folder, path.join(entry.parentPath, entry.name)),
+    );
+}
+
+function distFiles(): { file: string; code: string }[] {
+  const dist = path.join(unpacked, "dist");
+  return allFiles(dist)
+    .filter((file) => file.endsWith(".js"))
+    .map((file) => ({
+      file,
+      code: fs.readFileSync(path.join(dist, file), "utf8"),
+    }));
+}
+
+async function bundle(code: string): Promise<string> {
+  const result = await esbuild.build({
+    stdin: { contents: code, resolveDir: consumer },
+    bundle: true,
+    minify: true,
+    treeShaking: true,
+    format: "esm",
+    write: false,
+    external: ["node:*", ...Object.keys(source.peerDependencies)],
+    logLevel: "silent",
+  });
+  return result.outputFiles[0]!.text;
+}
