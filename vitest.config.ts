@@ -7,8 +7,8 @@ import { CHROME_ARGS, readGpuSettings } from "./scripts/gpu-env.mjs";
 //   x.test.ts          in Node
 //   x.browser.test.ts  in a browser
 //   x.both.test.ts     in both
-const inNode = ["test/**/*.test.ts", "src/**/*.test.ts", "cli/**/*.test.ts"];
-const inBrowser = ["test/**/*.{browser,both}.test.ts"];
+const inNode = ["{test,src,cli,bench}/**/*.test.ts"];
+const inBrowser = ["{test,src}/**/*.{browser,both}.test.ts"];
 const browserOnly = ["**/*.browser.test.ts"];
 
 /** The doors by the names users give them, resolved to their source. */

@@ -61,7 +61,6 @@ function packageFault(
   const rule = PACKAGES.find(({ name }) => name.test(specifier));
   if (!rule) return `src/ has no dependencies, and this is a package`;
   if (rule.only.some((folder) => from.startsWith(folder))) return undefined;
-  // A door has the name of what it opens: src/jax.ts may mention jax.
   return `only ${rule.only.join(" and ")} may import this package`;
 }
 
@@ -93,7 +92,8 @@ function roomFault(/** @type {string} */ from, /** @type {string} */ to) {
     return undefined;
   }
   if (level(target) > level(room)) return undefined;
-  return `${room} may import only ${LEVELS.slice(level(room) + 1).join(", ") || "itself"}`;
+  const right = LEVELS.slice(level(room) + 1).flat();
+  return `${room} may import only ${[...right, "itself"].join(", ")}`;
 }
 
 /** src/engines/wasm/run.ts -> engines, wasm, run.ts; of a door, nothing. */

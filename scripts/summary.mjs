@@ -27,17 +27,24 @@ export function printSummary(/** @type {string} */ resultsFile) {
   const passed = tests.filter(({ state }) => state === "passed").length;
   const skipped = tests.filter(({ state }) => state === "skipped");
   // A test still "pending" was cut off.
-  const failed = tests.length - passed - skipped.length;
+  const failed = tests.filter(
+    ({ state }) => state === "failed" || state === "pending",
+  );
+  // A file that did not even load is a failure too, though no test says so.
+  /** @type {string[]} */
+  const unloaded = results.brokenFiles.filter(
+    (/** @type {string} */ broken) =>
+      !failed.some(({ project, file }) => `${project}: ${file}` === broken),
+  );
 
   printSkipped(skipped);
-  for (const file of results.brokenFiles)
-    console.log(`failed outside of a test: ${file}`);
+  for (const file of unloaded) console.log(`failed as a whole: ${file}`);
   if (results.errors > 0)
-    console.log(`errors outside of any file: ${results.errors} (see above)`);
-  if (tests.length === skipped.length) console.log("No test ran.");
-  const broken = results.brokenFiles.length + results.errors;
-  printCounts(passed, failed, skipped.length);
-  return failed + broken === 0 && passed > 0;
+    console.log(`errors outside of any test: ${results.errors} (see above)`);
+  if (passed + failed.length === 0) console.log("No test ran.");
+  const failures = failed.length + unloaded.length;
+  printCounts(passed, failures, skipped.length);
+  return failures + results.errors === 0 && passed > 0;
 }
 
 function printSkipped(/** @type {Test[]} */ skipped) {
