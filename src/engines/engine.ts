@@ -111,9 +111,19 @@ export interface Session {
 
 export interface Engine {
   readonly name: string;
+  /** Whether the engine takes this as a parameter or gradient, beside Float32Array. */
+  accepts?(data: unknown): boolean;
   /** @throws RangeError when the memory cannot be had; nothing stays allocated. */
   createSession(
     plans: readonly TensorPlan[],
     options: EngineOptions,
   ): Promise<Session>;
+}
+
+/**
+ * Factor of every gradient for a maximal norm, as PyTorch's clip_grad_norm_:
+ * min(1, maxGradNorm / (norm + 1e-6)), rounded to float32.
+ */
+export function clipFactor(norm: number, maxGradNorm: number): number {
+  return Math.fround(Math.min(1, maxGradNorm / (norm + 1e-6)));
 }

@@ -1,0 +1,114 @@
+import { describeFormat, stateBytes, type Format } from "../formats/format.ts";
+import type { Recipe } from "../optimizers/define.ts";
+import {
+  resolveTensors,
+  type Resolved,
+  type Settings,
+  type TensorInfo,
+} from "./options.ts";
+import {
+  checkSettings,
+  checkShape,
+  type OptimizerOptions,
+} from "./settings.ts";
+
+/** What the state of one tensor takes, and why. */
+export interface TensorMemory {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Elements. */
+  readonly size: number;
+  /** Bits of each state, by name. */
+  readonly bits: Readonly<Record<string, number>>;
+  /** Format of each state in words, by name. */
+  readonly formats: Readonly<Record<string, string>>;
+  /** Bytes of codes, scales and float32 values. */
+  readonly bytes: number;
+  /** Bytes that float32 state would take. */
+  readonly bytes32: number;
+  /** Which rule decided: the recipe, a group, an override, or the tensor's size. */
+  readonly why: string;
+}
+
+export interface MemoryReport {
+  /** Bytes of all states. */
+  readonly stateBytes: number;
+  /** Bytes that the same states would take in float32. */
+  readonly stateBytes32: number;
+  /** Elements of all tensors. */
+  readonly parameters: number;
+  /** State bytes for each parameter element. */
+  readonly bytesPerParameter: number;
+  /** Bytes allocated beside the states: tables, scratch, staging; 0 in an estimate. */
+  readonly workspaceBytes: number;
+  readonly tensors: readonly TensorMemory[];
+}
+
+/** Sums up; `bytesOf` tells the bytes of a state, from buffers or by calculation. */
+export function memoryReport(
+  recipe: Recipe,
+  tensors: readonly TensorInfo[],
+  resolved: readonly Resolved[],
+  bytesOf: (tensor: number, state: number) => number,
+  workspaceBytes: number,
+): MemoryReport {
+  const names = recipe.optimizer.program.states;
+  const byName = <T>(of: (format: Format) => T, formats: readonly Format[]) =>
+    Object.fromEntries(names.map((name, s) => [name, of(formats[s]!)]));
+  const rows = tensors.map(({ name, shape, size }, i): TensorMemory => {
+    const { formats, why } = resolved[i]!;
+    return {
+      name,
+      shape,
+      size,
+      bits: byName(({ bits }) => bits, formats),
+      formats: byName(describeFormat, formats),
+      bytes: formats.reduce((sum, _, s) => sum + bytesOf(i, s), 0),
+      bytes32: 4 * size * formats.length,
+      why,
+    };
+  });
+  const total = (of: (row: TensorMemory) => number) =>
+    rows.reduce((sum, row) => sum + of(row), 0);
+  const bytes = total((row) => row.bytes);
+  const parameters = total((row) => row.size);
+  return {
+    stateBytes: bytes,
+    stateBytes32: total((row) => row.bytes32),
+    parameters,
+    bytesPerParameter: parameters > 0 ? bytes / parameters : 0,
+    workspaceBytes,
+    tensors: rows,
+  };
+}
+
+/**
+ * What an optimizer's state would take for tensors of these shapes, without
+ * allocating anything; the same rules as createOptimizer.
+ *
+ * @param shapes shape by name, or a list of shapes.
+ */
+export function estimateMemory(
+  shapes:
+    | Readonly<Record<string, readonly number[]>>
+    | readonly (readonly number[])[],
+  recipe: Recipe,
+  options: Pick<
+    OptimizerOptions,
+    "groups" | "overrides" | "minQuantizedSize"
+  > = {},
+): MemoryReport {
+  const settings: Settings = checkSettings(options);
+  const tensors = Object.entries(shapes).map(([name, shape]): TensorInfo => {
+    const size = checkShape("estimateMemory", name, shape);
+    return { name, shape: [...shape], size };
+  });
+  const resolved = resolveTensors(recipe, tensors, settings);
+  return memoryReport(
+    recipe,
+    tensors,
+    resolved,
+    (i, s) => stateBytes(resolved[i]!.formats[s]!, tensors[i]!.size),
+    0,
+  );
+}

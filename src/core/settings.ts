@@ -1,0 +1,118 @@
+import type { Engine, SkipMode } from "../engines/engine.ts";
+import { nearestName } from "../formula/error.ts";
+import type { Group, Override, Settings } from "./options.ts";
+
+/** Where steps run: an engine's name, a WebGPU device, or an engine itself. */
+export type Device = "wasm" | "webgpu" | "reference" | Engine | object;
+
+export interface OptimizerOptions {
+  /** Default `wasm`. */
+  readonly device?: Device;
+  /** Groups of tensors with options of their own. */
+  readonly groups?: readonly Group[];
+  /** First to last, later ones win. */
+  readonly overrides?: readonly Override[];
+  /** Tensors with fewer elements keep float32 state. Default 4096. */
+  readonly minQuantizedSize?: number;
+  /** Largest 2-norm of all gradients together; larger ones are scaled down. Default: none. */
+  readonly maxGradNorm?: number;
+  /** What to leave out when a gradient is not finite: its `element`, the whole `step`, or nothing (`off`). Default `element`. */
+  readonly skipNonFinite?: SkipMode;
+  /** Seed of stochastic rounding. Default 0. */
+  readonly seed?: number;
+  /** Most threads to use; by default the engine decides. */
+  readonly threads?: number;
+  /** Parameters and gradients live in the engine's memory: no copies in a step. Default false. */
+  readonly resident?: boolean;
+}
+
+const optionNames = [
+  "device",
+  "groups",
+  "overrides",
+  "minQuantizedSize",
+  "maxGradNorm",
+  "skipNonFinite",
+  "seed",
+  "threads",
+  "resident",
+] as const;
+
+export interface CheckedOptions extends Settings {
+  readonly maxGradNorm: number | undefined;
+  readonly skip: SkipMode;
+  readonly seed: number;
+  readonly threads: number | undefined;
+  readonly resident: boolean;
+}
+
+/** @throws TypeError or RangeError that names the option, what was given and what is allowed. */
+export function checkSettings(options: OptimizerOptions): CheckedOptions {
+  for (const key of Object.keys(options))
+    if (!(optionNames as readonly string[]).includes(key)) {
+      const guess = nearestName(key, optionNames);
+      throw new TypeError(
+        `createOptimizer: unknown option '${key}'; ${guess ? `did you mean '${guess}'?` : `there are ${optionNames.join(", ")}`}`,
+      );
+    }
+  const {
+    groups = [],
+    overrides = [],
+    minQuantizedSize = 4096,
+    maxGradNorm,
+    skipNonFinite: skip = "element",
+    seed = 0,
+    threads,
+    resident = false,
+  } = options;
+  if (maxGradNorm !== undefined && !(maxGradNorm > 0))
+    throw new RangeError(
+      `createOptimizer: maxGradNorm must be above 0, given ${String(maxGradNorm)}; leave it out for no limit`,
+    );
+  if (!["element", "step", "off"].includes(skip))
+    throw new TypeError(
+      `createOptimizer: skipNonFinite must be 'element', 'step' or 'off', given '${String(skip)}'`,
+    );
+  if (!Number.isInteger(seed) || seed < 0 || seed > 0xffffffff)
+    throw new RangeError(
+      `createOptimizer: seed must be an integer from 0 to 2^32 - 1, given ${String(seed)}`,
+    );
+  if (threads !== undefined && (!Number.isInteger(threads) || threads < 1))
+    throw new RangeError(
+      `createOptimizer: threads must be an integer, 1 or more, given ${String(threads)}`,
+    );
+  return {
+    groups,
+    overrides,
+    minQuantizedSize,
+    maxGradNorm,
+    skip,
+    seed,
+    threads,
+    resident: Boolean(resident),
+  };
+}
+
+/** Number of elements of a shape. @throws RangeError for sizes that are no counts. */
+export function checkShape(
+  owner: string,
+  name: string,
+  shape: readonly number[],
+): number {
+  if (!Array.isArray(shape))
+    throw new TypeError(
+      `${owner}: the shape of '${name}' must be a list of sizes, given ${String(shape)}`,
+    );
+  const size = shape.reduce((product: number, n: unknown) => {
+    if (!Number.isInteger(n) || (n as number) < 0)
+      throw new RangeError(
+        `${owner}: the shape of '${name}' must hold integers, 0 or more, given [${shape.join(", ")}]`,
+      );
+    return product * (n as number);
+  }, 1);
+  if (!Number.isSafeInteger(size))
+    throw new RangeError(
+      `${owner}: '${name}' of shape [${shape.join(", ")}] has more elements than a number can count`,
+    );
+  return size;
+}

@@ -1,0 +1,238 @@
+/**
+ * The slow, plain engine that the others answer to: typed arrays and obvious
+ * loops over one tensor after another.
+ */
+import type { Format } from "../../formats/format.ts";
+import { scaleCount } from "../../formats/format.ts";
+import { packCodes, unpackCodes } from "../../formats/pack.ts";
+import {
+  absmax,
+  decodeInto,
+  encodeGroup,
+  groupSize,
+  makeCoder,
+  storedScale,
+  type Coder,
+} from "../../formats/quantize.ts";
+import { compileClosure, type Closure } from "../../formula/closure.ts";
+import type {
+  Engine,
+  EngineOptions,
+  Session,
+  StepInput,
+  StepReport,
+  StepTensor,
+  StoredState,
+  TensorPlan,
+} from "../engine.ts";
+import { clipFactor } from "../engine.ts";
+
+/** One state of one tensor: float32 values, or packed codes and scales. */
+type Storage =
+  | { kind: "float"; values: Float32Array<ArrayBuffer> }
+  | {
+      kind: "quantized";
+      coder: Coder;
+      codes: Uint8Array<ArrayBuffer>;
+      scales: Float32Array<ArrayBuffer>;
+    };
+
+interface Tensor {
+  readonly plan: TensorPlan;
+  readonly closure: Closure;
+  readonly parameter: Float32Array;
+  readonly gradient: Float32Array | undefined;
+  readonly states: Storage[];
+}
+
+function makeStorage(format: Format, size: number): Storage {
+  if (format.kind === "float")
+    return { kind: "float", values: new Float32Array(size) };
+  const coder = makeCoder(format);
+  return {
+    kind: "quantized",
+    coder,
+    codes: packCodes(new Uint8Array(size).fill(coder.zero), format.bits),
+    scales: new Float32Array(scaleCount(format, size)),
+  };
+}
+
+function load(state: Storage, size: number): Float32Array {
+  if (state.kind === "float") return state.values;
+  const { format } = state.coder;
+  const values = new Float32Array(size);
+  const codes = unpackCodes(state.codes, format.bits, size);
+  decodeInto(format, codes, state.scales, groupSize(format, size), values);
+  return values;
+}
+
+function store(state: Storage, values: Float32Array, key: number): void {
+  if (state.kind === "float") {
+    state.values.set(values);
+    return;
+  }
+  const { coder, scales } = state;
+  const size = groupSize(coder.format, values.length);
+  const codes = new Uint8Array(values.length);
+  for (let i = 0; i < scales.length; i++) {
+    const group = values.subarray(i * size, (i + 1) * size);
+    const largest = absmax(group);
+    scales[i] = storedScale(largest);
+    const target = codes.subarray(i * size, (i + 1) * size);
+    encodeGroup(coder, group, scales[i]!, target, i * size, key);
+  }
+  state.codes = packCodes(codes, coder.format.bits);
+}
+
+class ReferenceSession implements Session {
+  readonly description = "reference";
+  readonly #tensors: Tensor[];
+  readonly #options: EngineOptions;
+  #report: StepReport = { nonFinite: 0, gradNorm: undefined, skipped: false };
+
+  constructor(plans: readonly TensorPlan[], options: EngineOptions) {
+    this.#options = options;
+    const closures = new Map<unknown, Closure>();
+    this.#tensors = plans.map((plan) => {
+      let closure = closures.get(plan.program);
+      if (!closure)
+        closures.set(plan.program, (closure = compileClosure(plan.program)));
+      const own = options.resident || plan.parameter === undefined;
+      const parameter = own
+        ? new Float32Array(plan.size)
+        : (plan.parameter as Float32Array);
+      if (own && plan.parameter !== undefined)
+        parameter.set(plan.parameter as Float32Array);
+      return {
+        plan,
+        closure,
+        parameter,
+        gradient: options.resident ? new Float32Array(plan.size) : undefined,
+        states: plan.formats.map((format) => makeStorage(format, plan.size)),
+      };
+    });
+  }
+
+  async step({ tensors, maxGradNorm }: StepInput): Promise<void> {
+    const { skip, clip } = this.#options;
+    const work = tensors.flatMap((given, i) => {
+      if (!given) return [];
+      const tensor = this.#tensors[i]!;
+      const gradient = (given.gradient ?? tensor.gradient) as Float32Array;
+      return [{ tensor, given, gradient }];
+    });
+    let sum = 0;
+    let bad = 0;
+    if (clip || skip === "step")
+      for (const { gradient } of work)
+        for (const value of gradient) {
+          if (Number.isFinite(value)) sum += value * value;
+          else bad++;
+        }
+    const gradNorm = clip ? Math.sqrt(sum) : undefined;
+    if (skip === "step" && bad > 0) {
+      this.#report = { nonFinite: bad, gradNorm, skipped: true };
+      return;
+    }
+    const factor = clip ? clipFactor(gradNorm!, maxGradNorm!) : undefined;
+    let nonFinite = 0;
+    for (const { tensor, given, gradient } of work)
+      nonFinite += this.#update(tensor, given, gradient, factor);
+    this.#report = { nonFinite, gradNorm, skipped: false };
+  }
+
+  /** Updates one tensor; returns how many elements were left out. */
+  #update(
+    { plan, closure, parameter, states }: Tensor,
+    { uniforms, keys }: StepTensor,
+    given: Float32Array,
+    factor: number | undefined,
+  ): number {
+    const { size, program } = plan;
+    const gradient =
+      factor === undefined ? given : given.map((value) => value * factor);
+    const old = states.map((state) => load(state, size));
+    const inputs = new Map<string, Float32Array>([
+      ["p", parameter],
+      ["g", gradient],
+      ...program.states.map((name, i) => [name, old[i]!] as const),
+    ]);
+    const outputs = closure(inputs, uniforms, size);
+    const fresh = program.states.map((name) =>
+      outputs.get(name)!.slice(0, size),
+    );
+    const updated = outputs.get("p")!;
+    let nonFinite = 0;
+    for (let i = 0; i < size; i++) {
+      if (
+        this.#options.skip !== "off" &&
+        !(
+          Number.isFinite(gradient[i]) &&
+          fresh.every((values) => Number.isFinite(values[i]))
+        )
+      ) {
+        nonFinite++;
+        fresh.forEach((values, s) => (values[i] = old[s]![i]!));
+      } else parameter[i] = updated[i]!;
+    }
+    states.forEach((state, s) => store(state, fresh[s]!, keys[s]!));
+    return nonFinite;
+  }
+
+  report(): StepReport {
+    return this.#report;
+  }
+
+  async readState(tensor: number, state: number): Promise<StoredState> {
+    const storage = this.#tensors[tensor]!.states[state]!;
+    return storage.kind === "float"
+      ? { kind: "float", values: storage.values.slice() }
+      : {
+          kind: "quantized",
+          codes: storage.codes.slice(),
+          scales: storage.scales.slice(),
+        };
+  }
+
+  async writeState(
+    tensor: number,
+    state: number,
+    stored: StoredState,
+  ): Promise<void> {
+    const storage = this.#tensors[tensor]!.states[state]!;
+    if (storage.kind === "float" && stored.kind === "float")
+      storage.values.set(stored.values);
+    if (storage.kind === "quantized" && stored.kind === "quantized") {
+      storage.codes.set(stored.codes);
+      storage.scales.set(stored.scales);
+    }
+  }
+
+  parameter(tensor: number): Float32Array {
+    return this.#tensors[tensor]!.parameter;
+  }
+
+  gradient(tensor: number): Float32Array | undefined {
+    return this.#tensors[tensor]!.gradient;
+  }
+
+  stateBytes(tensor: number, state: number): number {
+    const storage = this.#tensors[tensor]!.states[state]!;
+    return storage.kind === "float"
+      ? storage.values.byteLength
+      : storage.codes.byteLength + storage.scales.byteLength;
+  }
+
+  workspaceBytes(): number {
+    return 0;
+  }
+
+  dispose(): void {
+    this.#tensors.length = 0;
+  }
+}
+
+export const referenceEngine: Engine = {
+  name: "reference",
+  createSession: async (plans, options) => new ReferenceSession(plans, options),
+};

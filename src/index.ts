@@ -1,0 +1,49 @@
+/** lowbit: optimizer state in 8, 4 or fewer bits. */
+export {
+  estimateMemory,
+  type MemoryReport,
+  type TensorMemory,
+} from "./core/memory.ts";
+export {
+  createOptimizer,
+  type Explanation,
+  type OptimizerHandle,
+  type Parameter,
+  type ReadState,
+  type Stats,
+} from "./core/optimizer.ts";
+export type { Group, Match, Override, TensorInfo } from "./core/options.ts";
+export type { Device, OptimizerOptions } from "./core/settings.ts";
+export type {
+  Engine,
+  EngineOptions,
+  Session,
+  StoredState,
+} from "./engines/engine.ts";
+export {
+  codebook,
+  codebookNames,
+  quantileCodebook,
+  type CodebookName,
+} from "./formats/codebook.ts";
+export type { Format, FormatOptions } from "./formats/format.ts";
+export { packCodes, unpackCodes } from "./formats/pack.ts";
+export {
+  dequantize,
+  quantize,
+  type Quantized,
+  type QuantizeOptions,
+} from "./formats/quantize.ts";
+export { FormulaError } from "./formula/error.ts";
+export { adam } from "./optimizers/adam.ts";
+export { adamw } from "./optimizers/adamw.ts";
+export {
+  defineOptimizer,
+  type OptimizerDefinition,
+  type OptimizerFactory,
+  type Recipe,
+  type RecipeOptions,
+} from "./optimizers/define.ts";
+export * from "./optimizers/recipes.ts";
+export { optimizerByName, optimizers } from "./optimizers/registry.ts";
+export { sgd } from "./optimizers/sgd.ts";
