@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
 import { CHROME_ARGS, readGpuSettings } from "./scripts/gpu-env.mjs";
@@ -22,7 +23,7 @@ function doors() {
     if (!source) return [];
     return {
       find: new RegExp(`^lowbit${door.slice(1)}$`),
-      replacement: new URL(source, import.meta.url).pathname,
+      replacement: fileURLToPath(new URL(source, import.meta.url)),
     };
   });
 }

@@ -58,6 +58,9 @@ function skipReason(/** @type {TestCase} */ test) {
   if (result.state !== "skipped") return undefined;
   if (result.note) return result.note;
   if (test.options.mode === "todo") return "to be written";
+  const { testNamePattern: named } = test.project.config;
+  if (named && !named.test(test.fullName.replaceAll(" > ", " ")))
+    return "left out by -t";
   return [test, ...ancestors(test)]
     .map((task) => task.meta().skipReason)
     .find((reason) => reason !== undefined);

@@ -57,9 +57,6 @@ describe("the manifest", () => {
 
   test("asks for no install script", () => {
     const hooks = ["preinstall", "install", "postinstall", "prepare"];
-    expect(Object.keys(source.scripts)).not.toEqual(
-      expect.arrayContaining(hooks),
-    );
     for (const hook of hooks) expect(source.scripts).not.toHaveProperty(hook);
   });
 
