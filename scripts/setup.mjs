@@ -69,8 +69,8 @@ function checkNode() {
     return;
   console.error(
     `setup: Node ${OLDEST_NODE} or newer is needed to develop lowbit, and this is ${version}.\n` +
-      `npm brings its own Node 24 on Linux and on Windows x64, but not on ${process.platform} ${process.arch}\n` +
-      "(or optional dependencies were left out). Install Node 24 from https://nodejs.org and run this again.",
+      `npm brings a Node 24 on Linux and on Windows x64; here (${process.platform} ${process.arch}) it brought none.\n` +
+      "Install Node 24 from https://nodejs.org and run this again.",
   );
   process.exit(1);
 }
