@@ -1,0 +1,75 @@
+/**
+ * The engines that the golden replays and the conformance suite run on. A new
+ * engine joins with one line in {@link engines}.
+ */
+import { createOptimizer, sgd, type Device } from "lowbit";
+import { gpuSkipReason, openDevice } from "./gpu.ts";
+
+export interface EngineEntry {
+  readonly name: string;
+  /** Options of createOptimizer that choose the engine. */
+  open(): Promise<{ readonly device: Device; readonly threads?: number }>;
+  close?(): Promise<void>;
+  /** Why it cannot run here, or undefined. */
+  readonly skipReason: string | undefined;
+  /** Whether + - * / and sqrt round as float32, so that results are equal bit for bit. */
+  readonly exact: boolean;
+  /** Barriers are slow on a software GPU: such an engine takes fewer and smaller cases. */
+  readonly slow?: boolean;
+}
+
+let gpuDevice: GPUDevice | undefined;
+
+export const engines: readonly EngineEntry[] = [
+  {
+    name: "reference",
+    open: async () => ({ device: "reference" }),
+    skipReason: undefined,
+    exact: true,
+  },
+  {
+    name: "wasm, 1 thread",
+    open: async () => ({ device: "wasm", threads: 1 }),
+    skipReason: await missing("wasm"),
+    exact: true,
+  },
+  {
+    name: "wasm, 2 threads",
+    open: async () => ({ device: "wasm", threads: 2 }),
+    skipReason: await missing("wasm"),
+    exact: true,
+  },
+  {
+    name: "webgpu",
+    open: openWebgpu,
+    close: closeWebgpu,
+    skipReason: gpuSkipReason() ?? (await missing("webgpu")),
+    exact: false,
+    slow: true,
+  },
+];
+
+async function openWebgpu() {
+  gpuDevice ??= await openDevice();
+  return { device: gpuDevice };
+}
+
+async function closeWebgpu() {
+  if (!gpuDevice) return;
+  await gpuDevice.queue.onSubmittedWorkDone();
+  gpuDevice.destroy();
+  gpuDevice = undefined;
+}
+
+/** Whether the engine's module is not in the tree. */
+async function missing(device: "wasm" | "webgpu"): Promise<string | undefined> {
+  const data = new Float32Array(1);
+  const parameters = { p: { data, shape: [1] } };
+  try {
+    (await createOptimizer(sgd(), parameters, { device })).dispose();
+  } catch (error) {
+    if (/Cannot find module|dynamically imported module/.test(String(error)))
+      return `there is no src/engines/${device} yet`;
+  }
+  return undefined;
+}
