@@ -1,0 +1,9 @@
+import type { CommandEntry } from "./command.ts";
+
+/** Every subcommand. A new one is a file and a line here. */
+export const commands: Readonly<Record<string, CommandEntry>> = {
+  train: {
+    summary: "train a small GPT on text and see what low-bit state saves",
+    load: async () => (await import("./train/command.ts")).train,
+  },
+};

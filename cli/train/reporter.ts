@@ -1,0 +1,45 @@
+import type { TrainEvent, Trainer } from "lowbit/trainer";
+import { describeText, type Summary } from "./summary.ts";
+import type { Text } from "./text.ts";
+
+/** Where the course of a run is shown. */
+export interface Reporter {
+  start(trainer: Trainer, text: Text): void;
+  event(event: TrainEvent): void;
+  /** The user wants to end; a step may still be under way. */
+  interrupted(): void;
+  end(summary: Summary, folder: string): void;
+}
+
+/** `--quiet`: only where the outputs are. */
+export const quietReporter: Reporter = {
+  start() {},
+  event() {},
+  interrupted() {},
+  end: (_summary, folder) => console.log(folder),
+};
+
+/** `--json`: an object a line. */
+export const jsonReporter: Reporter = {
+  start: (trainer, text) =>
+    print({
+      event: "start",
+      config: trainer.config,
+      parameters: trainer.parameterCount,
+      ...trainer.description,
+      text: describeText(trainer, text),
+      memory: trainer.memory(),
+    }),
+  event: ({ kind, ...rest }) => {
+    if (kind === "end") return; // the summary follows
+    const bytes = "text" in rest ? { text: decode(rest.text) } : {};
+    print({ event: kind, ...rest, ...bytes });
+  },
+  interrupted: () => print({ event: "interrupted" }),
+  end: (summary, folder) => print({ event: "end", ...summary, folder }),
+};
+
+const print = (object: unknown) => console.log(JSON.stringify(object));
+
+/** Bytes that are not UTF-8 become U+FFFD. */
+export const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);

@@ -1,0 +1,36 @@
+/** Numbers as people read them. */
+
+const grouped = new Intl.NumberFormat("en-US");
+
+/** 834304 -> 834,304 */
+export const count = (value: number) => grouped.format(value);
+
+/** 6674432 -> 6.67 MB; powers of 1000, as disks and networks count. */
+export function bytes(value: number): string {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return unit === 0
+    ? `${value} bytes`
+    : `${value.toPrecision(3)} ${units[unit]}`;
+}
+
+/** Seconds -> 0:07, 12:34, 1:02:03. */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const [h, m, s] = [whole / 3600, (whole / 60) % 60, whole % 60].map(
+    Math.floor,
+  ) as [number, number, number];
+  const two = (value: number) => String(value).padStart(2, "0");
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
+/** 1834 -> 1.83k, for rates. */
+export const rate = (value: number) =>
+  value < 1000 ? value.toFixed(0) : `${(value / 1000).toPrecision(3)}k`;
+
+/** A learning rate without a tail of digits. */
+export const short = (value: number) => String(Number(value.toPrecision(3)));

@@ -1,0 +1,189 @@
+import type { MemoryReport } from "../core/memory.ts";
+import { createOptimizer, type OptimizerHandle } from "../core/optimizer.ts";
+import type { Recipe } from "../optimizers/define.ts";
+import { optimizerByName } from "../optimizers/registry.ts";
+import { asInput, resolveConfig, type TrainConfig } from "./config.ts";
+import { checkHeap } from "./heap.ts";
+import { Host } from "./host.ts";
+import {
+  initialParameters,
+  parameterCount,
+  WITHOUT_DECAY,
+  type Parameter,
+} from "./model.ts";
+import { Random } from "./random.ts";
+import { generate } from "./sample.ts";
+import { learningRate } from "./schedule.ts";
+import { Split } from "./split.ts";
+
+/** What one step did. */
+export interface StepResult {
+  /** From 1. */
+  readonly step: number;
+  /** Of the batch, before the update, in nats a byte. */
+  readonly loss: number;
+  readonly lr: number;
+  /** 2-norm of all gradients before clipping; only with maxGradNorm. */
+  readonly gradNorm: number | undefined;
+  /** Gradient elements that were not finite and were left out. */
+  readonly nonFinite: number;
+  /** Bytes that the model learned from. */
+  readonly tokens: number;
+  /** Time of the whole step, and the optimizer's part of it. */
+  readonly milliseconds: number;
+  readonly optimizerMilliseconds: number;
+}
+
+/** A byte-level GPT, its text and its optimizer. */
+export class Trainer {
+  readonly config: TrainConfig;
+  readonly parameterCount: number;
+  readonly split: Split;
+  readonly #parameters: Readonly<Record<string, Parameter>>;
+  readonly #host: Host;
+  readonly #optimizer: OptimizerHandle;
+  readonly #batches: Random;
+  #step = 0;
+
+  private constructor(
+    config: TrainConfig,
+    split: Split,
+    parameters: Readonly<Record<string, Parameter>>,
+    host: Host,
+    optimizer: OptimizerHandle,
+  ) {
+    this.config = config;
+    this.split = split;
+    this.parameterCount = parameterCount(config);
+    this.#parameters = parameters;
+    this.#host = host;
+    this.#optimizer = optimizer;
+    this.#batches = new Random(config.seed, "batches");
+  }
+
+  /**
+   * @param options see `trainOptions`; what is left out gets its default
+   * @throws InputError for options, texts and sizes that cannot work
+   */
+  static async create(
+    text: Uint8Array,
+    options: Readonly<Record<string, unknown>> = {},
+  ): Promise<Trainer> {
+    const config = resolveConfig(options);
+    const recipe = createRecipe(config);
+    const split = new Split(text, config.context);
+    checkHeap(config, config.batch);
+    const parameters = initialParameters(
+      config,
+      new Random(config.seed, "parameters"),
+    );
+    const host = await Host.create(config, parameters, config);
+    const optimizer = await createOptimizer(recipe, parameters, {
+      device: config.device === "cpu" ? "reference" : "wasm",
+      threads: config.threads,
+      seed: config.seed,
+      minQuantizedSize: config.minQuantizedSize,
+      ...(config.maxGradNorm > 0 ? { maxGradNorm: config.maxGradNorm } : {}),
+      overrides:
+        "weightDecay" in recipe.hyper
+          ? [{ match: WITHOUT_DECAY, weightDecay: 0 }]
+          : [],
+    });
+    optimizer.lr = learningRate(config);
+    return new Trainer(config, split, parameters, host, optimizer);
+  }
+
+  /** Steps taken. */
+  get steps(): number {
+    return this.#step;
+  }
+
+  /** Where the model and the optimizer run, in words. */
+  get description(): { model: string; optimizer: string } {
+    return {
+      model: this.#host.description,
+      optimizer: this.#optimizer.device,
+    };
+  }
+
+  /** What the optimizer's states take, from its buffers, and what 32-bit would. */
+  memory(): MemoryReport {
+    return this.#optimizer.memory();
+  }
+
+  /** The parameters; they change with every step. */
+  weights(): Readonly<Record<string, Parameter>> {
+    return this.#parameters;
+  }
+
+  /** One update from the next batch. */
+  async step(): Promise<StepResult> {
+    const start = performance.now();
+    const { batch, context } = this.config;
+    const { loss, gradients } = await this.#host.backward(
+      this.split.trainBatch(batch, this.#batches),
+    );
+    const before = performance.now();
+    await this.#optimizer.step(gradients);
+    const after = performance.now();
+    this.#host.parametersChanged();
+    const stats = await this.#optimizer.stats();
+    return {
+      step: ++this.#step,
+      loss,
+      lr: stats.lr,
+      gradNorm: stats.gradNorm,
+      nonFinite: stats.nonFinite,
+      tokens: batch * context,
+      milliseconds: performance.now() - start,
+      optimizerMilliseconds: after - before,
+    };
+  }
+
+  /** Mean loss in nats a byte over the text that training never sees. */
+  async validationLoss(): Promise<number> {
+    const batches = this.split.validationBatches(this.config.batch);
+    let sum = 0;
+    for (const batch of batches) sum += await this.#host.loss(batch);
+    return sum / batches.length;
+  }
+
+  /** Text of `sampleLength` bytes; the same parameters write the same text. */
+  async sample(signal?: AbortSignal): Promise<Uint8Array> {
+    const { context, prompt, sampleLength, temperature, seed } = this.config;
+    return generate({
+      logits: (tokens) => this.#host.logits(tokens),
+      context,
+      prompt: new TextEncoder().encode(prompt || "\n"),
+      length: sampleLength,
+      temperature,
+      random: new Random(seed, "sample"),
+      stopped: () => signal?.aborted ?? false,
+    });
+  }
+
+  /** Frees the model's and the optimizer's memory. */
+  dispose(): void {
+    this.#host.dispose();
+    this.#optimizer.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** @throws InputError for an unknown optimizer, or one without a given option. */
+export function createRecipe(config: TrainConfig): Recipe {
+  return asInput(() => {
+    const factory = optimizerByName(config.optimizer);
+    const { weightDecay, beta1, beta2 } = config;
+    return factory({
+      lr: config.lr,
+      // Not every optimizer has it, and it was not asked for by name.
+      ...("weightDecay" in factory.definition.hyper ? { weightDecay } : {}),
+      ...(beta1 === undefined ? {} : { beta1 }),
+      ...(beta2 === undefined ? {} : { beta2 }),
+    });
+  });
+}
