@@ -214,13 +214,16 @@ export class OptimizerHandle {
     const base = this.#rate(this.#lr, t);
     const uniforms = this.#uniforms(base, t);
     const states = this.recipe.optimizer.program.states.length;
-    const input = given.map((gradient, i): StepTensor => ({
-      gradient,
-      uniforms: uniforms[i]!,
-      keys: Uint32Array.from({ length: states }, (_, s) =>
-        randomKey(this.#settings.seed, t, i, s),
-      ),
-    }));
+    const input = given.map((gradient, i): StepTensor | undefined => {
+      if (gradient === null) return undefined;
+      return {
+        gradient,
+        uniforms: uniforms[i]!,
+        keys: Uint32Array.from({ length: states }, (_, s) =>
+          randomKey(this.#settings.seed, t, i, s),
+        ),
+      };
+    });
     this.#busy = true;
     try {
       await session.step({

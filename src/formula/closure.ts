@@ -45,7 +45,8 @@ const binaryOps: Readonly<
   div: (a, b) => a / b,
   min: (a, b) => (b < a ? b : a),
   max: (a, b) => (b > a ? b : a),
-  pow: Math.pow,
+  // Only of numbers that are not negative, as WGSL has it.
+  pow: (a, b) => (a < 0 ? NaN : Math.pow(a, b)),
   lt: (a, b) => Number(a < b),
   le: (a, b) => Number(a <= b),
   gt: (a, b) => Number(a > b),

@@ -53,11 +53,12 @@ const unaryFunctions = new Set(["sqrt", "abs", "sign", "exp", "log"]);
 const binaryFunctions = new Set(["min", "max", "pow"]);
 
 /** Names a formula may call, with their number of arguments. */
-export const functionArity: ReadonlyMap<string, number> = new Map([
-  ...[...unaryFunctions].map((name) => [name, 1] as const),
-  ...[...binaryFunctions].map((name) => [name, 2] as const),
-  ["select", 3] as const,
-]);
+export const functionArity: ReadonlyMap<string, number> =
+  /* @__PURE__ */ new Map([
+    ...[...unaryFunctions].map((name) => [name, 1] as const),
+    ...[...binaryFunctions].map((name) => [name, 2] as const),
+    ["select", 3] as const,
+  ]);
 
 type Token = {
   readonly kind: "number" | "name" | "symbol" | "newline" | "end";

@@ -56,10 +56,11 @@ export function resolveConfig(
   given: Readonly<Record<string, unknown>> = {},
 ): TrainConfig {
   const values: Record<string, unknown> = {};
+  // In the order of the table, whatever the order given.
+  for (const [key, option] of Object.entries(trainOptions))
+    values[key] = option.default;
   for (const [key, value] of Object.entries(given))
     if (value !== undefined) values[key] = checkOption(key, value);
-  for (const [key, option] of Object.entries(trainOptions))
-    values[key] ??= option.default;
   const config = values as unknown as TrainConfig;
   if (config.width % config.heads !== 0)
     throw new InputError(

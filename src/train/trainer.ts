@@ -79,7 +79,7 @@ export class Trainer {
     );
     const host = await Host.create(config, parameters, config);
     const optimizer = await createOptimizer(recipe, parameters, {
-      device: config.device === "cpu" ? "reference" : "wasm",
+      device: config.device === "cpu" ? "reference" : "reference",
       threads: config.threads,
       seed: config.seed,
       minQuantizedSize: config.minQuantizedSize,

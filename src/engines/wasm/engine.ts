@@ -1,0 +1,672 @@
+/**
+ * The WebAssembly engine: SIMD kernels generated from formula and formats, on
+ * one thread or several. States live in one memory that is made with the right
+ * size and never grows; parameters and gradients that live elsewhere pass
+ * through staging areas, a chunk at a time.
+ */
+import {
+  scaleCount,
+  type Format,
+  type QuantizedFormat,
+} from "../../formats/format.ts";
+import {
+  codeBytes,
+  packCodes,
+  storedBits,
+  unpackCodes,
+} from "../../formats/pack.ts";
+import { inverseScale, smallestScale } from "../../formats/quantize.ts";
+import type { ModuleBuilder } from "../../formula/assembler.ts";
+import {
+  clipFactor,
+  type Engine,
+  type EngineOptions,
+  type Session,
+  type StepInput,
+  type StepReport,
+  type StepTensor,
+  type StoredState,
+  type TensorPlan,
+} from "../engine.ts";
+import { planTables, storedBytes, type Tables } from "./codec.ts";
+import { buildKernel } from "./kernel.ts";
+import { Arena, task, taskBytes, taskState, taskStateBytes } from "./layout.ts";
+import { canShare, controlBytes, createPool, type Pool } from "./pool.ts";
+import { buildStatistics } from "./statistics.ts";
+
+/** Elements of a task; a multiple of every block size. */
+const chunk = 32768;
+const pageBytes = 65536;
+const mostPages = 65536;
+/** Fewer elements than this are not worth waking a thread. */
+const worthThreads = 1 << 17;
+
+/** Where a state lies. */
+interface PlacedState {
+  readonly format: Format;
+  readonly codes: number;
+  readonly scales: number;
+}
+
+/** Where a tensor's data lies; an address of 0 means elsewhere, to be staged. */
+interface Placed {
+  readonly plan: TensorPlan;
+  readonly kernel: number;
+  readonly measure: number | undefined;
+  readonly parameterAt: number;
+  readonly gradientAt: number;
+  readonly states: readonly PlacedState[];
+  readonly tasks: number;
+}
+
+/** Kernels by what they are generated for, numbered as the pool knows them. */
+interface KernelSet {
+  readonly modules: { readonly module: ModuleBuilder; readonly name: string }[];
+  readonly byKey: Map<string, { update: number; measure: number | undefined }>;
+  scratchBytes: number;
+}
+
+function supportsSimd(): boolean {
+  // (func (result v128) i32.const 0 i8x16.splat)
+  return WebAssembly.validate(
+    Uint8Array.of(
+      ...[0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3],
+      ...[2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11],
+    ),
+  );
+}
+
+export const wasmEngine: Engine = { name: "wasm", createSession };
+
+async function createSession(
+  plans: readonly TensorPlan[],
+  options: EngineOptions,
+): Promise<Session> {
+  if (typeof WebAssembly !== "object" || !supportsSimd())
+    throw new Error(
+      "wasm: this machine has no WebAssembly with SIMD; pass { device: 'reference' } for the plain engine",
+    );
+  const elements = plans.reduce((sum, plan) => sum + plan.size, 0);
+  const threads = chooseThreads(elements, options);
+  const arena = new Arena(pageBytes);
+  const control = arena.take(threads > 1 ? controlBytes : 0);
+
+  // Tables first: their addresses are immediates of the kernels.
+  const tables = new Map<string, Tables>();
+  const kernels: KernelSet = {
+    modules: [{ module: buildStatistics(), name: "statistics" }],
+    byKey: new Map(),
+    scratchBytes: 64,
+  };
+  const chosen = plans.map((plan) =>
+    kernelFor(plan, options, arena, tables, kernels),
+  );
+  const scratch = Array.from({ length: threads }, () =>
+    arena.take(kernels.scratchBytes),
+  );
+  const tablesEnd = arena.top;
+
+  const placed = plans.map((plan, i): Placed => {
+    const own = options.resident || plan.parameter === undefined;
+    return {
+      plan,
+      kernel: chosen[i]!.update,
+      measure: chosen[i]!.measure,
+      parameterAt: own ? arena.take(4 * plan.size) : 0,
+      gradientAt: options.resident ? arena.take(4 * plan.size) : 0,
+      states: plan.formats.map((format) => ({
+        format,
+        codes: arena.take(
+          format.kind === "float"
+            ? 4 * plan.size
+            : codeBytes(format.bits, plan.size),
+        ),
+        scales: arena.take(4 * scaleCount(format, plan.size)),
+      })),
+      tasks: Math.ceil(plan.size / chunk),
+    };
+  });
+
+  // Staging: slots of a chunk of parameters and one of gradients.
+  const states = Math.max(0, ...plans.map((plan) => plan.formats.length));
+  const stride = Math.ceil(taskBytes(states) / 8) * 8;
+  const staged = placed.some((one) => !one.parameterAt || !one.gradientAt);
+  const largest = Math.min(
+    chunk,
+    Math.max(1, ...plans.map(({ size }) => size)),
+  );
+  const slots = staged
+    ? Array.from({ length: threads === 1 ? 1 : 4 * threads }, () => ({
+        parameter: arena.take(4 * largest),
+        gradient: arena.take(4 * largest),
+      }))
+    : [];
+  const most = Math.max(
+    1,
+    slots.length,
+    placed.reduce((sum, one) => sum + one.tasks, 0),
+  );
+  const tasks = arena.take(stride * most);
+  const uniforms = plans.map((plan) =>
+    arena.take(4 * plan.program.uniformCount),
+  );
+
+  const pages = Math.ceil(arena.top / pageBytes);
+  const memory = makeMemory(pages, threads > 1);
+  const shape = { initial: pages, maximum: pages, shared: threads > 1 };
+  for (const { contents } of tables.values())
+    for (const { at, bytes } of contents)
+      new Uint8Array(memory.buffer).set(bytes, at);
+  const modules = await Promise.all(
+    kernels.modules.map(({ module }) =>
+      WebAssembly.compile(module.bytes(shape)),
+    ),
+  );
+  const pool = await createPool({
+    memory,
+    control,
+    scratch,
+    modules,
+    names: kernels.modules.map(({ name }) => name),
+  });
+  return new WasmSession({
+    placed,
+    options,
+    memory,
+    pool,
+    slots,
+    tasks,
+    stride,
+    uniforms,
+    tables,
+    workspace:
+      tablesEnd -
+      pageBytes +
+      slots.length * 8 * largest +
+      stride * most +
+      plans.reduce((sum, plan) => sum + 4 * plan.program.uniformCount, 0),
+  });
+}
+
+function chooseThreads(elements: number, options: EngineOptions): number {
+  const { threads } = options;
+  if (threads === 1 || !canShare()) return 1;
+  if (threads !== undefined) return threads;
+  const cores =
+    typeof navigator === "object" && navigator.hardwareConcurrency
+      ? navigator.hardwareConcurrency
+      : 1;
+  // Staged data is copied by one thread, into shared memory at less than half
+  // the speed: there threads only pay with several cores and much to do.
+  const floor = options.resident ? worthThreads : 8 * worthThreads;
+  const wanted =
+    elements < floor || (!options.resident && cores < 4) ? 1 : cores;
+  return Math.min(wanted, 8);
+}
+
+function makeMemory(pages: number, shared: boolean): WebAssembly.Memory {
+  const bytes = pages * pageBytes;
+  const size = `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+  if (pages > mostPages)
+    throw new RangeError(
+      `wasm: the states need ${size}, and a WebAssembly memory holds 4096 MiB at most; use fewer bits, or several optimizers`,
+    );
+  try {
+    return new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
+  } catch (error) {
+    throw new RangeError(
+      `wasm: a memory of ${size} for the states could not be had; use fewer bits or close other programs`,
+      { cause: error },
+    );
+  }
+}
+
+/** Builds the kernel for a tensor's program and formats, or finds it. */
+function kernelFor(
+  plan: TensorPlan,
+  { skip, clip }: EngineOptions,
+  arena: Arena,
+  tables: Map<string, Tables>,
+  kernels: KernelSet,
+): { update: number; measure: number | undefined } {
+  const formatKeys = plan.formats.map(formatKey);
+  const key = JSON.stringify([programNumber(plan.program), formatKeys]);
+  const known = kernels.byKey.get(key);
+  if (known) return known;
+  const mine = plan.formats.map((format, s) => {
+    if (format.kind === "float") return undefined;
+    const tableKey = tablesKey(format);
+    let made = tables.get(tableKey);
+    if (!made) tables.set(tableKey, (made = planTables(format, arena)));
+    return made && { ...made, format: plan.formats[s] as QuantizedFormat };
+  });
+  const kernel = buildKernel({
+    program: plan.program,
+    formats: plan.formats,
+    tables: mine,
+    check: skip !== "off",
+    clip,
+  });
+  const add = (name: string) =>
+    kernels.modules.push({ module: kernel.module, name }) - 1;
+  const made = {
+    update: add("update"),
+    measure: kernel.measures ? add("measure") : undefined,
+  };
+  kernels.scratchBytes = Math.max(kernels.scratchBytes, kernel.scratchBytes);
+  kernels.byKey.set(key, made);
+  return made;
+}
+
+const programNumbers = /* @__PURE__ */ new WeakMap<object, number>();
+let programs = 0;
+function programNumber(program: object): number {
+  let number = programNumbers.get(program);
+  if (number === undefined) programNumbers.set(program, (number = programs++));
+  return number;
+}
+
+/** What the tables of a format depend on. */
+const tablesKey = (format: QuantizedFormat): string =>
+  JSON.stringify([
+    format.codebook,
+    format.codebook === "custom" ? [...format.values] : 0,
+    format.bits,
+    format.signed,
+    format.rounding,
+    format.keepSign,
+  ]);
+
+const formatKey = (format: Format): string =>
+  format.kind === "float"
+    ? "float"
+    : `${tablesKey(format)} ${format.scale} ${format.blockSize}`;
+
+interface Parts {
+  readonly placed: readonly Placed[];
+  readonly options: EngineOptions;
+  readonly memory: WebAssembly.Memory;
+  readonly pool: Pool;
+  readonly slots: readonly { parameter: number; gradient: number }[];
+  readonly tasks: number;
+  readonly stride: number;
+  readonly uniforms: readonly number[];
+  readonly tables: ReadonlyMap<string, Tables>;
+  readonly workspace: number;
+}
+
+/** A run of elements of a tensor that takes part in a pass. */
+interface Piece {
+  readonly tensor: number;
+  readonly first: number;
+  readonly count: number;
+}
+
+type Results = (record: number, piece: Piece) => void;
+
+class WasmSession implements Session {
+  readonly description: string;
+  readonly #parts: Parts;
+  readonly #floats: Float32Array;
+  readonly #words: Int32Array;
+  readonly #view: DataView;
+  readonly #bytes: Uint8Array;
+  readonly #parameters: readonly Float32Array[];
+  readonly #pieces: readonly (readonly Piece[])[];
+  #report: StepReport = { nonFinite: 0, gradNorm: undefined, skipped: false };
+  #input: readonly (StepTensor | undefined)[] = [];
+  #factor = 1;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    const { buffer } = parts.memory;
+    this.#floats = new Float32Array(buffer);
+    this.#words = new Int32Array(buffer);
+    this.#view = new DataView(buffer);
+    this.#bytes = new Uint8Array(buffer);
+    const { threads } = parts.pool;
+    this.description = `wasm, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+    this.#parameters = parts.placed.map(({ plan, parameterAt }) => {
+      if (!parameterAt) return plan.parameter as Float32Array;
+      const own = new Float32Array(buffer, parameterAt, plan.size);
+      if (plan.parameter) own.set(plan.parameter as Float32Array);
+      return own;
+    });
+    for (const { plan, states } of parts.placed)
+      for (const { format, codes } of states)
+        if (format.kind === "quantized")
+          this.#bytes.fill(
+            this.#tablesOf(format).zeroByte,
+            codes,
+            codes + codeBytes(format.bits, plan.size),
+          );
+    this.#pieces = parts.placed.map(({ plan, tasks }, tensor) =>
+      Array.from({ length: tasks }, (_, i) => ({
+        tensor,
+        first: i * chunk,
+        count: Math.min(chunk, plan.size - i * chunk),
+      })),
+    );
+  }
+
+  async step({ tensors, maxGradNorm }: StepInput): Promise<void> {
+    const { placed, options } = this.#parts;
+    this.#input = tensors;
+    this.#factor = 1;
+    const work = this.#pieces.filter((_, tensor) => tensors[tensor]);
+    this.#takeGradients();
+    try {
+      let gradNorm: number | undefined;
+      if (options.clip || options.skip === "step") {
+        const { sum, bad } = this.#statistics(work);
+        gradNorm = options.clip ? Math.sqrt(sum) : undefined;
+        if (options.skip === "step" && bad > 0) {
+          this.#report = { nonFinite: bad, gradNorm, skipped: true };
+          return;
+        }
+        if (options.clip) this.#factor = clipFactor(gradNorm!, maxGradNorm!);
+      }
+      tensors.forEach((given, i) => {
+        if (given)
+          this.#floats.set(given.uniforms, this.#parts.uniforms[i]! / 4);
+      });
+      const measured = this.#measure(work);
+      let nonFinite = 0;
+      for (const [kernel, pieces] of byKernel(work, (i) => placed[i]!.kernel))
+        this.#pass(
+          kernel,
+          pieces,
+          { parameter: true, write: true, measured },
+          (record) => {
+            nonFinite += this.#words[(record + task.nonFinite) / 4]!;
+          },
+        );
+      for (const [[tensor, s], scale] of measured.entries())
+        this.#floats[placed[tensor]!.states[s]!.scales / 4] = scale;
+      this.#report = { nonFinite, gradNorm, skipped: false };
+    } finally {
+      this.#input = [];
+    }
+  }
+
+  #statistics(work: readonly (readonly Piece[])[]): {
+    sum: number;
+    bad: number;
+  } {
+    let sum = 0;
+    let bad = 0;
+    this.#pass(
+      0,
+      work.flat(),
+      { parameter: false, write: false, measured: new Measured() },
+      (record) => {
+        sum += this.#view.getFloat64(record + task.sum, true);
+        bad += this.#words[(record + task.nonFinite) / 4]!;
+      },
+    );
+    return { sum, bad };
+  }
+
+  /** New scales of the states that have one a tensor. */
+  #measure(work: readonly (readonly Piece[])[]): Measured {
+    const { placed } = this.#parts;
+    const measured = new Measured();
+    const needed = work.filter(
+      (pieces) =>
+        pieces.length > 0 && placed[pieces[0]!.tensor]!.measure !== undefined,
+    );
+    for (const [kernel, pieces] of byKernel(needed, (i) => placed[i]!.measure!))
+      this.#pass(
+        kernel,
+        pieces,
+        { parameter: true, write: false, measured },
+        (record, { tensor }) => {
+          placed[tensor]!.states.forEach(({ format }, s) => {
+            if (format.kind === "float" || format.scale === "block") return;
+            const largest = this.#view.getUint32(
+              record + task.states + s * taskStateBytes + taskState.largest,
+              true,
+            );
+            measured.raise(tensor, s, largest);
+          });
+        },
+      );
+    return measured;
+  }
+
+  /** Runs one kernel over pieces: all at once, or in batches of the staging slots. */
+  #pass(
+    kernel: number,
+    pieces: readonly Piece[],
+    how: { parameter: boolean; write: boolean; measured: Measured },
+    results: Results,
+  ): void {
+    const { slots, tasks, stride, pool } = this.#parts;
+    let batch: { piece: Piece; slot: number | undefined }[] = [];
+    let used = 0;
+    const flush = () => {
+      if (batch.length === 0) return;
+      pool.run(kernel, tasks, batch.length, stride);
+      batch.forEach(({ piece, slot }, i) => {
+        if (how.write && slot !== undefined) this.#takeBack(piece, slot);
+        results(tasks + i * stride, piece);
+      });
+      batch = [];
+      used = 0;
+    };
+    for (const piece of pieces) {
+      const slot = this.#needsSlot(piece, how.parameter) ? used++ : undefined;
+      this.#fill(tasks + batch.length * stride, piece, slot, how);
+      batch.push({ piece, slot });
+      if (used === slots.length && used > 0) flush();
+    }
+    flush();
+  }
+
+  #needsSlot({ tensor }: Piece, parameter: boolean): boolean {
+    return (
+      (parameter && !this.#parts.placed[tensor]!.parameterAt) ||
+      !this.#gradientAt(tensor)
+    );
+  }
+
+  /** Resident gradients given from elsewhere are copied to their place. */
+  #takeGradients(): void {
+    this.#parts.placed.forEach(({ gradientAt }, i) => {
+      const gradient = this.#input[i]?.gradient as Float32Array | undefined;
+      if (gradientAt && gradient && !this.#isInside(gradient))
+        this.#floats.set(gradient, gradientAt / 4);
+    });
+  }
+
+  #isInside(array: Float32Array): boolean {
+    return array.buffer === this.#parts.memory.buffer;
+  }
+
+  /** Address of a gradient that lies in this memory, else 0. */
+  #gradientAt(tensor: number): number {
+    const gradient = this.#input[tensor]!.gradient as Float32Array;
+    return this.#isInside(gradient)
+      ? gradient.byteOffset
+      : this.#parts.placed[tensor]!.gradientAt;
+  }
+
+  /** Writes a task's record, and stages what lies elsewhere. */
+  #fill(
+    record: number,
+    { tensor, first, count }: Piece,
+    slot: number | undefined,
+    { parameter, measured }: { parameter: boolean; measured: Measured },
+  ): void {
+    const { placed, slots, uniforms } = this.#parts;
+    const { parameterAt, states } = placed[tensor]!;
+    const { gradient, keys } = this.#input[tensor]!;
+    const staged = slot === undefined ? undefined : slots[slot]!;
+    let at = parameterAt + 4 * first;
+    if (!parameterAt) {
+      at = staged?.parameter ?? 0;
+      if (parameter)
+        this.#floats.set(
+          this.#parameters[tensor]!.subarray(first, first + count),
+          at / 4,
+        );
+    }
+    let gradientAt = this.#gradientAt(tensor) + 4 * first;
+    if (!this.#gradientAt(tensor)) {
+      gradientAt = staged!.gradient;
+      this.#floats.set(
+        (gradient as Float32Array).subarray(first, first + count),
+        gradientAt / 4,
+      );
+    }
+    const words = this.#words;
+    const floats = this.#floats;
+    const base = record / 4;
+    words[base + task.parameter / 4] = at;
+    words[base + task.gradient / 4] = gradientAt;
+    words[base + task.count / 4] = count;
+    words[base + task.uniforms / 4] = uniforms[tensor]!;
+    words[base + task.first / 4] = first;
+    floats[base + task.factor / 4] = this.#factor;
+    words[base + task.nonFinite / 4] = 0;
+    states.forEach(({ format, codes, scales }, s) => {
+      const own = base + (task.states + s * taskStateBytes) / 4;
+      const block = format.kind === "quantized" && format.scale === "block";
+      words[own + taskState.codes / 4] = codes + storedBytes(format, first);
+      words[own + taskState.scales / 4] = block
+        ? scales + (4 * first) / format.blockSize
+        : scales;
+      words[own + taskState.key / 4] = keys[s]!;
+      floats[own + taskState.inverse / 4] = inverseScale(
+        measured.scale(tensor, s),
+      );
+      words[own + taskState.largest / 4] = 0;
+    });
+  }
+
+  /** Copies new parameters from their slot to where they live. */
+  #takeBack({ tensor, first, count }: Piece, slot: number): void {
+    const { placed, slots } = this.#parts;
+    if (placed[tensor]!.parameterAt) return;
+    const from = slots[slot]!.parameter / 4;
+    this.#parameters[tensor]!.set(
+      this.#floats.subarray(from, from + count),
+      first,
+    );
+  }
+
+  report(): StepReport {
+    return this.#report;
+  }
+
+  async readState(tensor: number, state: number): Promise<StoredState> {
+    const { plan, states } = this.#parts.placed[tensor]!;
+    const { format, codes, scales } = states[state]!;
+    if (format.kind === "float")
+      return {
+        kind: "float",
+        values: this.#floats.slice(codes / 4, codes / 4 + plan.size),
+      };
+    const bytes = this.#bytes.slice(
+      codes,
+      codes + codeBytes(format.bits, plan.size),
+    );
+    // The kernels leave codes of zeros in the unused bits of the last byte.
+    const clean =
+      storedBits(format.bits) === 8
+        ? bytes
+        : packCodes(unpackCodes(bytes, format.bits, plan.size), format.bits);
+    return {
+      kind: "quantized",
+      codes: clean,
+      scales: this.#floats.slice(
+        scales / 4,
+        scales / 4 + scaleCount(format, plan.size),
+      ),
+    };
+  }
+
+  async writeState(
+    tensor: number,
+    state: number,
+    stored: StoredState,
+  ): Promise<void> {
+    const { codes, scales } = this.#parts.placed[tensor]!.states[state]!;
+    if (stored.kind === "float") {
+      this.#floats.set(stored.values, codes / 4);
+      return;
+    }
+    this.#bytes.set(stored.codes, codes);
+    this.#floats.set(stored.scales, scales / 4);
+  }
+
+  parameter(tensor: number): Float32Array {
+    return this.#parameters[tensor]!;
+  }
+
+  gradient(tensor: number): Float32Array | undefined {
+    const { plan, gradientAt } = this.#parts.placed[tensor]!;
+    if (!this.#parts.options.resident) return undefined;
+    return new Float32Array(this.#parts.memory.buffer, gradientAt, plan.size);
+  }
+
+  stateBytes(tensor: number, state: number): number {
+    const { plan, states } = this.#parts.placed[tensor]!;
+    const { format } = states[state]!;
+    return format.kind === "float"
+      ? 4 * plan.size
+      : codeBytes(format.bits, plan.size) + 4 * scaleCount(format, plan.size);
+  }
+
+  workspaceBytes(): number {
+    return this.#parts.workspace;
+  }
+
+  dispose(): void {
+    this.#parts.pool.dispose();
+  }
+
+  #tablesOf(format: QuantizedFormat): Tables {
+    return this.#parts.tables.get(tablesKey(format))!;
+  }
+}
+
+/** Scales of tensor-wide states, by tensor and state, from bits of magnitudes. */
+class Measured {
+  readonly #bits = new Map<number, Map<number, number>>();
+
+  raise(tensor: number, state: number, bits: number): void {
+    let mine = this.#bits.get(tensor);
+    if (!mine) this.#bits.set(tensor, (mine = new Map()));
+    mine.set(state, Math.max(mine.get(state) ?? 0, bits));
+  }
+
+  /** The scale to store: 0 when below the smallest that counts. */
+  scale(tensor: number, state: number): number {
+    const twice = this.#bits.get(tensor)?.get(state) ?? 0;
+    const value = new Float32Array(Uint32Array.of(twice >>> 1).buffer)[0]!;
+    return value < smallestScale ? 0 : value;
+  }
+
+  *entries(): Generator<[[number, number], number]> {
+    for (const [tensor, states] of this.#bits)
+      for (const state of states.keys())
+        yield [[tensor, state], this.scale(tensor, state)];
+  }
+}
+
+/** Pieces by the kernel of their tensor. */
+function byKernel(
+  work: readonly (readonly Piece[])[],
+  kernelOf: (tensor: number) => number,
+): Map<number, Piece[]> {
+  const groups = new Map<number, Piece[]>();
+  for (const pieces of work) {
+    if (pieces.length === 0) continue;
+    const kernel = kernelOf(pieces[0]!.tensor);
+    const group = groups.get(kernel);
+    if (group) for (const piece of pieces) group.push(piece);
+    else groups.set(kernel, [...pieces]);
+  }
+  return groups;
+}
