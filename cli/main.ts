@@ -39,7 +39,7 @@ function unknownCommand(name: string): InputError {
   const names = Object.keys(commands);
   const guess = nearestName(name, names);
   return new InputError(
-    `unknown command '${name}'; ${guess ? `did you mean '${guess}'?` : `there are ${names.join(", ")}`} See lowbit --help`,
+    `unknown command '${name}'; ${guess ? `did you mean '${guess}'?` : "lowbit --help lists them all"}`,
   );
 }
 

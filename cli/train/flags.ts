@@ -98,7 +98,7 @@ function checkFlag(raw: string, name: string): void {
   if (raw.startsWith("--") && known.includes(name)) return;
   const guess = nearestName(name, known);
   throw new InputError(
-    `unknown option '${raw}'${guess ? `; did you mean '--${guess}'?` : ""} See lowbit train --help`,
+    `unknown option '${raw}'; ${guess ? `did you mean '--${guess}'?` : "lowbit train --help lists them all"}`,
   );
 }
 

@@ -1,6 +1,6 @@
 import { nearestName } from "../formula/error.ts";
 import { optimizerByName } from "../optimizers/registry.ts";
-import { InputError } from "./errors.ts";
+import { asInputError, InputError } from "./errors.ts";
 import { trainOptions, type Option } from "./options.ts";
 import type { Schedule } from "./schedule.ts";
 
@@ -83,27 +83,17 @@ export function resolveConfig(
 }
 
 function usualRate(optimizer: string): number {
-  const { name, hyper } = asInput(() => optimizerByName(optimizer)).definition;
-  return usualRates[name] ?? Number(hyper.lr);
+  try {
+    const { name, hyper } = optimizerByName(optimizer).definition;
+    return usualRates[name] ?? Number(hyper.lr);
+  } catch (error) {
+    throw asInputError(error);
+  }
 }
 
 /** More than eight do not make a model of this size faster. */
 const usualThreads = () =>
   Math.min(8, globalThis.navigator?.hardwareConcurrency || 1);
-
-/** Runs something that throws TypeError or RangeError for what a user gave. */
-export function asInput<T>(run: () => T): T {
-  try {
-    return run();
-  } catch (error) {
-    if (error instanceof TypeError || error instanceof RangeError)
-      throw new InputError(
-        error.message.replace(/^(optimizerByName|createOptimizer): /, ""),
-        { cause: error },
-      );
-    throw error;
-  }
-}
 
 function checkOption(key: string, value: unknown): unknown {
   if (!Object.hasOwn(trainOptions, key)) {

@@ -30,9 +30,9 @@ export type Option = Described &
 type Limits = { max?: number; below?: number; default?: number };
 
 const integer = (min: number, limits: Limits = {}) =>
-  ({ kind: "integer", min, max: Number.MAX_SAFE_INTEGER, ...limits }) as const;
+  ({ kind: "integer", min, max: Infinity, ...limits }) as const;
 const number = (min: number, limits: Limits = {}) =>
-  ({ kind: "number", min, max: Number.MAX_VALUE, ...limits }) as const;
+  ({ kind: "number", min, max: Infinity, ...limits }) as const;
 
 /**
  * Every option of a run: the one table behind the checks, the command line's

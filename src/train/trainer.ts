@@ -2,7 +2,8 @@ import type { MemoryReport } from "../core/memory.ts";
 import { createOptimizer, type OptimizerHandle } from "../core/optimizer.ts";
 import type { Recipe } from "../optimizers/define.ts";
 import { optimizerByName } from "../optimizers/registry.ts";
-import { asInput, resolveConfig, type TrainConfig } from "./config.ts";
+import { resolveConfig, type TrainConfig } from "./config.ts";
+import { asInputError } from "./errors.ts";
 import { checkHeap } from "./heap.ts";
 import { Host } from "./host.ts";
 import {
@@ -78,19 +79,17 @@ export class Trainer {
       new Random(config.seed, "parameters"),
     );
     const host = await Host.create(config, parameters, config);
-    const optimizer = await createOptimizer(recipe, parameters, {
-      device: config.device === "cpu" ? "reference" : "reference",
-      threads: config.threads,
-      seed: config.seed,
-      minQuantizedSize: config.minQuantizedSize,
-      ...(config.maxGradNorm > 0 ? { maxGradNorm: config.maxGradNorm } : {}),
-      overrides:
-        "weightDecay" in recipe.hyper
-          ? [{ match: WITHOUT_DECAY, weightDecay: 0 }]
-          : [],
-    });
-    optimizer.lr = learningRate(config);
-    return new Trainer(config, split, parameters, host, optimizer);
+    try {
+      const optimizer = await createOptimizer(recipe, parameters, {
+        device: config.device === "cpu" ? "reference" : "wasm",
+        ...optimizerOptions(config, recipe),
+      });
+      optimizer.lr = learningRate(config);
+      return new Trainer(config, split, parameters, host, optimizer);
+    } catch (error) {
+      host.dispose();
+      throw asInputError(error);
+    }
   }
 
   /** Steps taken. */
@@ -173,17 +172,33 @@ export class Trainer {
   }
 }
 
+function optimizerOptions(config: TrainConfig, recipe: Recipe) {
+  const { threads, seed, minQuantizedSize, maxGradNorm } = config;
+  return {
+    threads,
+    seed,
+    minQuantizedSize,
+    ...(maxGradNorm > 0 ? { maxGradNorm } : {}),
+    overrides:
+      "weightDecay" in recipe.hyper
+        ? [{ match: WITHOUT_DECAY, weightDecay: 0 }]
+        : [],
+  };
+}
+
 /** @throws InputError for an unknown optimizer, or one without a given option. */
-export function createRecipe(config: TrainConfig): Recipe {
-  return asInput(() => {
+function createRecipe(config: TrainConfig): Recipe {
+  const { lr, weightDecay, beta1, beta2 } = config;
+  try {
     const factory = optimizerByName(config.optimizer);
-    const { weightDecay, beta1, beta2 } = config;
     return factory({
-      lr: config.lr,
+      lr,
       // Not every optimizer has it, and it was not asked for by name.
       ...("weightDecay" in factory.definition.hyper ? { weightDecay } : {}),
       ...(beta1 === undefined ? {} : { beta1 }),
       ...(beta2 === undefined ? {} : { beta2 }),
     });
-  });
+  } catch (error) {
+    throw asInputError(error);
+  }
 }
