@@ -76,6 +76,7 @@ export const i32 = {
   mul: plain(0x6c),
   and: plain(0x71),
   or: plain(0x72),
+  xor: plain(0x73),
   shl: plain(0x74),
   shr_u: plain(0x76),
   lt_u: plain(0x49),

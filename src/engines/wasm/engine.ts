@@ -151,7 +151,8 @@ async function createSession(
     arena.take(4 * plan.program.uniformCount),
   );
 
-  const pages = Math.ceil(arena.top / pageBytes);
+  // A page more: kernels look ahead of what they work on.
+  const pages = Math.ceil(arena.top / pageBytes) + 1;
   const memory = makeMemory(pages, threads > 1);
   const shape = { initial: pages, maximum: pages, shared: threads > 1 };
   for (const { contents } of tables.values())
