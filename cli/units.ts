@@ -5,6 +5,10 @@ const grouped = new Intl.NumberFormat("en-US");
 /** 834304 -> 834,304 */
 export const count = (value: number) => grouped.format(value);
 
+/** 1 step, 300 steps */
+export const plural = (value: number, noun: string) =>
+  `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+
 /** 6674432 -> 6.67 MB; powers of 1000, as disks and networks count. */
 export function bytes(value: number): string {
   const units = ["bytes", "kB", "MB", "GB", "TB"];

@@ -1,6 +1,6 @@
 import type { StepResult, TrainEvent, Trainer } from "lowbit/trainer";
 import { harmless, type Terminal } from "../terminal.ts";
-import { bytes, count, duration, rate, short } from "../units.ts";
+import { bytes, count, duration, plural, rate, short } from "../units.ts";
 import { Pace, progressLine } from "./progress.ts";
 import { decode, type Reporter } from "./reporter.ts";
 import type { Summary } from "./summary.ts";
@@ -33,11 +33,11 @@ export class Screen implements Reporter {
     this.#rows([
       [
         "model",
-        `GPT of ${count(trainer.parameterCount)} parameters: ${config.layers} layers, ${config.heads} heads, width ${config.width}, context ${config.context} bytes`,
+        `GPT of ${count(trainer.parameterCount)} parameters: ${plural(config.layers, "layer")}, ${plural(config.heads, "head")}, width ${config.width}, context ${config.context} bytes`,
       ],
       [
         "text",
-        `${bytes(text.bytes.length)} in ${text.files === 1 ? "1 file" : `${count(text.files)} files`}: ${harmless(text.description)}`,
+        `${bytes(text.bytes.length)} in ${plural(text.files, "file")}: ${harmless(text.description)}`,
       ],
       [
         "held out",
@@ -45,11 +45,11 @@ export class Screen implements Reporter {
       ],
       [
         "training",
-        `${count(config.steps)} steps of ${config.batch} x ${config.context} bytes, seed ${config.seed}`,
+        `${plural(config.steps, "step")} of ${config.batch} x ${config.context} bytes, seed ${config.seed}`,
       ],
       [
         "optimizer",
-        `${config.optimizer}, lr ${short(config.lr)} (warm-up ${config.warmup} steps, then ${config.schedule}${config.schedule === "constant" ? "" : ` to ${short(config.minLr)}`}), weight decay ${short(config.weightDecay)}`,
+        `${config.optimizer}, lr ${short(config.lr)} (warm-up ${plural(config.warmup, "step")}, then ${config.schedule}${config.schedule === "constant" ? "" : ` to ${short(config.minLr)}`}), weight decay ${short(config.weightDecay)}`,
       ],
       ["state", stateLine(stateBytes, stateBytes32)],
       ["runs on", `${model}; optimizer on ${optimizer}`],
@@ -84,7 +84,7 @@ export class Screen implements Reporter {
     this.#rows([
       [
         status,
-        `${count(summary.steps)} steps in ${duration(summary.seconds)}, ${rate(summary.tokensPerSecond)} bytes/s`,
+        `${plural(summary.steps, "step")} in ${duration(summary.seconds)}, ${rate(summary.tokensPerSecond)} bytes/s`,
       ],
       ...(first === undefined || last === undefined
         ? []
@@ -120,7 +120,8 @@ export class Screen implements Reporter {
   }
 
   #sample(step: number, text: Uint8Array): void {
-    const when = step === 0 ? "before training" : `after ${count(step)} steps`;
+    const when =
+      step === 0 ? "before training" : `after ${plural(step, "step")}`;
     this.#line(`the model's text ${when}:`);
     const lines = harmless(this.#prompt + decode(text))
       .trim()

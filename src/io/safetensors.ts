@@ -112,7 +112,10 @@ export function readSafetensors(file: Uint8Array): SafeTensors {
     metadata: metadata as Record<string, string>,
     tensors: Object.fromEntries(
       tensors.map(({ name, dtype, shape, start, stop }) => {
-        const bytes = file.slice(dataStart + start, dataStart + stop);
+        // Not slice(), which in Node's Buffer is no copy.
+        const bytes = new Uint8Array(
+          file.subarray(dataStart + start, dataStart + stop),
+        );
         return [name, { dtype, shape, data: new arrays[dtype](bytes.buffer) }];
       }),
     ),

@@ -9,6 +9,7 @@ import {
 import { loadJax } from "./jax.ts";
 import type { ModelSize, Parameter } from "./model.ts";
 import type { Batch } from "./split.ts";
+import { turn } from "./turn.ts";
 
 export interface Gradients {
   /** Mean over the batch, in nats a byte. */
@@ -133,6 +134,7 @@ export class Host {
   }
 
   async #run<T>(work: () => Promise<T>): Promise<T> {
+    await turn();
     try {
       return await work();
     } catch (error) {

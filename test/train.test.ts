@@ -1,0 +1,234 @@
+// The trainer through its door. The command line has tests of its own.
+
+import { expect, describe, test } from "vitest";
+import {
+  InputError,
+  learningRate,
+  resolveConfig,
+  run,
+  Split,
+  Trainer,
+  trainOptions,
+  type TrainEvent,
+} from "lowbit/trainer";
+
+/** Every WebAssembly memory of this process, from before jax-js is loaded. */
+const memories: WebAssembly.Memory[] = [];
+const Memory = WebAssembly.Memory;
+WebAssembly.Memory = class extends Memory {
+  constructor(descriptor: WebAssembly.MemoryDescriptor) {
+    super(descriptor);
+    memories.push(this);
+  }
+};
+const heap = () =>
+  memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0);
+
+const tiny = {
+  layers: 1,
+  heads: 2,
+  width: 32,
+  context: 16,
+  batch: 4,
+  threads: 1,
+  sampleLength: 8,
+};
+const text = new TextEncoder().encode(
+  "to be, or not to be, that is the question. ".repeat(100),
+);
+
+async function collect(trainer: Trainer, signal?: AbortSignal) {
+  const events: TrainEvent[] = [];
+  for await (const event of run(trainer, signal)) events.push(event);
+  return events;
+}
+
+describe("a run", () => {
+  test("learns: the validation loss falls from 5.5 to below 2 nats a byte", async () => {
+    using trainer = await Trainer.create(text, { ...tiny, steps: 120 });
+    const events = await collect(trainer);
+    const losses = events.flatMap((e) =>
+      e.kind === "validation" ? e.loss : [],
+    );
+    expect(losses[0]).toBeCloseTo(Math.log(256), 0);
+    expect(losses.at(-1)).toBeLessThan(2);
+    expect(losses.length).toBe(5);
+    const kinds = new Set(events.map(({ kind }) => kind));
+    expect(kinds).toEqual(new Set(["validation", "sample", "step", "end"]));
+  });
+
+  test("looks at the validation loss before, every N steps, and after", async () => {
+    using trainer = await Trainer.create(text, {
+      ...tiny,
+      steps: 5,
+      evalEvery: 2,
+      sampleLength: 0,
+    });
+    const events = await collect(trainer);
+    expect(
+      events.map((event) => `${event.kind} ${event.step}`).join(", "),
+    ).toBe(
+      "validation 0, step 1, step 2, validation 2, step 3, step 4, validation 4, step 5, validation 5, end 5",
+    );
+  });
+
+  test.each(["adamw8bit", "adamw4bit", "adamw32bit", "sgd8bit"])(
+    "trains with %s",
+    async (optimizer) => {
+      using trainer = await Trainer.create(text, {
+        ...tiny,
+        optimizer,
+        steps: 30,
+        minQuantizedSize: 0,
+      });
+      const before = await trainer.validationLoss();
+      while (trainer.steps < 30) await trainer.step();
+      expect(await trainer.validationLoss()).toBeLessThan(before - 0.5);
+      const { stateBytes, stateBytes32 } = trainer.memory();
+      const bits = Number(/\d+/.exec(optimizer)![0]);
+      expect(stateBytes / stateBytes32).toBeCloseTo(bits / 32, 1);
+    },
+  );
+
+  test("ends after the step under way when its signal is aborted", async () => {
+    using trainer = await Trainer.create(text, { ...tiny, steps: 50 });
+    const controller = new AbortController();
+    const events: TrainEvent[] = [];
+    for await (const event of run(trainer, controller.signal)) {
+      events.push(event);
+      if (event.kind === "step" && event.step === 3) controller.abort();
+    }
+    expect(events.at(-1)).toEqual({ kind: "end", step: 3, aborted: true });
+    expect(events.at(-2)).toMatchObject({ kind: "step", step: 3 });
+  });
+
+  test("takes no more memory with more steps, looks and samples", async () => {
+    const trainer = await Trainer.create(text, { ...tiny, steps: 1000 });
+    const some = async (steps: number) => {
+      for (let i = 0; i < steps; i++) await trainer.step();
+      await trainer.validationLoss();
+      await trainer.sample();
+      return heap();
+    };
+    const before = await some(3);
+    expect(before).toBeGreaterThan(0);
+    await some(60);
+    expect(await some(60)).toBe(before);
+    trainer.dispose();
+  });
+
+  test("gives its memory back: a second trainer fits into the first one's", async () => {
+    const once = async () => {
+      using trainer = await Trainer.create(text, { ...tiny, steps: 2 });
+      await collect(trainer);
+      return memories[0]!.buffer.byteLength; // jax-js's
+    };
+    await once();
+    const before = await once();
+    expect(await once()).toBe(before);
+  });
+
+  test("decays no bias, norm or embedding", async () => {
+    // With a learning rate of 1 and no gradient, decay would wipe them out.
+    using trainer = await Trainer.create(text, {
+      ...tiny,
+      optimizer: "sgd32bit",
+      lr: 1e-9,
+      minLr: 0,
+      weightDecay: 9e8,
+      warmup: 0,
+      schedule: "constant",
+      steps: 1,
+    });
+    const { wte, "h.0.ln_1.w": norm, "h.0.mlp.w": mlp } = trainer.weights();
+    const before = [wte, norm, mlp].map((p) => p!.data.slice());
+    await trainer.step();
+    const change = [wte, norm, mlp].map((p, i) =>
+      Math.max(...p!.data.map((x, j) => Math.abs(x - before[i]![j]!))),
+    );
+    expect(change[0]).toBeLessThan(1e-6);
+    expect(change[1]).toBeLessThan(1e-6);
+    expect(change[2]).toBeGreaterThan(0.01);
+  });
+});
+
+describe("the split", () => {
+  test("training never sees a byte of the validation text", () => {
+    const length = 1000;
+    const marked = new Uint8Array(length);
+    const { trainBytes } = new Split(marked, 16);
+    marked.fill(1, trainBytes);
+    const split = new Split(marked, 16);
+    const reached = { first: length, last: 0 };
+    // A generator that walks over every place.
+    let next = 0;
+    const random = { below: (limit: number) => next++ % limit };
+    for (let i = 0; i < trainBytes; i++) {
+      const { tokens, targets } = split.trainBatch(1, random as never);
+      expect([...tokens, ...targets]).not.toContain(1);
+    }
+    for (const { tokens, targets } of split.validationBatches(4)) {
+      expect([...tokens, ...targets]).not.toContain(0);
+      reached.last += tokens.length;
+    }
+    expect(reached.last).toBe(16 * 4 * 16);
+  });
+
+  test("targets are the bytes that follow", () => {
+    const counted = Uint8Array.from({ length: 200 }, (_, i) => i);
+    const split = new Split(counted, 8);
+    const { tokens, targets } = split.validationBatches(2)[0]!;
+    expect(targets).toEqual(tokens.map((byte) => byte + 1));
+  });
+
+  test("the shortest text that works has two pieces", () => {
+    expect(() => new Split(new Uint8Array(2 * 17), 16)).not.toThrow();
+    expect(() => new Split(new Uint8Array(2 * 17 - 1), 16)).toThrow(
+      "the text has 33 bytes, and a context of 16 needs 34 or more",
+    );
+  });
+});
+
+describe("the learning rate", () => {
+  const options = { lr: 1, minLr: 0.1, warmup: 10, steps: 110 };
+
+  test("rises over the warm-up and falls to minLr with the last step", () => {
+    for (const schedule of ["cosine", "linear"] as const) {
+      const rate = learningRate({ ...options, schedule });
+      expect(rate(1)).toBeCloseTo(0.1);
+      expect(rate(10)).toBe(1);
+      expect(rate(60)).toBeCloseTo(0.55);
+      expect(rate(110)).toBeCloseTo(0.1);
+    }
+  });
+
+  test("constant stays", () => {
+    const rate = learningRate({ ...options, schedule: "constant" });
+    expect([rate(10), rate(60), rate(110)]).toEqual([1, 1, 1]);
+  });
+});
+
+describe("the configuration", () => {
+  test("is complete, and resolving it again changes nothing", () => {
+    const config = resolveConfig({ steps: 40, optimizer: "sgd8bit" });
+    expect(config).toMatchObject({ lr: 0.1, warmup: 4, evalEvery: 10 });
+    expect(resolveConfig({ ...config })).toEqual(config);
+    expect(Object.keys(config)).toEqual(Object.keys(trainOptions));
+  });
+
+  test("lets a float be 0 where that means off, and nothing be NaN", () => {
+    expect(resolveConfig({ maxGradNorm: 0 }).maxGradNorm).toBe(0);
+    for (const [key, { kind }] of Object.entries(trainOptions))
+      if (kind === "number" || kind === "integer")
+        for (const value of [NaN, Infinity, -1, "1", null])
+          expect(() => resolveConfig({ [key]: value }), key).toThrow(
+            InputError,
+          );
+  });
+
+  test("names the nearest option", () => {
+    expect(() => resolveConfig({ weightdecay: 1 })).toThrow(
+      "unknown option 'weightdecay'; did you mean 'weightDecay'?",
+    );
+  });
+});
