@@ -48,7 +48,7 @@ const customs: Record<string, FormatOptions> = {
 };
 
 for (const engine of engines) {
-  if (engine.name === "reference") continue;
+  if (engine.name === "reference" || engine.twinOf) continue;
   describe(
     `on ${engine.name}`,
     { skip: !!engine.skipReason, meta: { skipReason: engine.skipReason } },

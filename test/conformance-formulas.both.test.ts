@@ -19,7 +19,7 @@ import {
 const allSizes = [
   0, 1, 3, 127, 128, 255, 256, 257, 1000, 4095, 4096, 4097, 20011,
 ];
-const fewSizes = [0, 3, 257, 4095, 4097];
+const fewSizes = [0, 3, 127, 129, 4095, 4097];
 
 for (const engine of engines) {
   if (engine.name === "reference") continue;

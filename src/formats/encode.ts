@@ -101,7 +101,8 @@ const oneBits = 0x3f800000;
  * and code run in opposite directions there.
  *
  * @returns undefined when two thresholds are so close that no table of a
- * reasonable size separates them (only codebooks made from data do that).
+ * reasonable size separates them: in codebooks made from data, and with
+ * rounding down where an entry is there twice (fp8's zeros, 2-bit linear).
  */
 export function encodeTable(
   limits: Int32Array,

@@ -287,3 +287,29 @@ function expectState(
       different === 0 && relativeDistance(actual.scales, expected.scales) === 0,
   };
 }
+
+/** Fails unless stored states are equal to the bit. */
+export function expectSameStates(
+  label: string,
+  actual: Readonly<Record<string, ReadState>>,
+  expected: Readonly<Record<string, ReadState>>,
+): void {
+  expect(Object.keys(actual), label).toEqual(Object.keys(expected));
+  for (const [name, wanted] of Object.entries(expected)) {
+    const given = actual[name]!;
+    if (given.kind === "float" && wanted.kind === "float")
+      expectSameBits(`${name} of ${label}`, given.values, wanted.values);
+    else if (given.kind === "quantized" && wanted.kind === "quantized") {
+      expectSameBits(
+        `scales of ${name} of ${label}`,
+        given.scales,
+        wanted.scales,
+      );
+      expect(
+        codeDistance(given.codes, wanted.codes).equal,
+        `equal bytes of ${name} of ${label}`,
+      ).toBe(1);
+    } else
+      expect.fail(`${name} of ${label}: ${given.kind} against ${wanted.kind}`);
+  }
+}

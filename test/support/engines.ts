@@ -14,6 +14,8 @@ export interface EngineEntry {
   readonly skipReason: string | undefined;
   /** Whether + - * / and sqrt round as float32, so that results are equal bit for bit. */
   readonly exact: boolean;
+  /** Another entry that it must equal to the bit; it takes fewer cases of its own. */
+  readonly twinOf?: string;
   /** Barriers are slow on a software GPU: such an engine takes fewer and smaller cases. */
   readonly slow?: boolean;
 }
@@ -35,6 +37,7 @@ export const engines: readonly EngineEntry[] = [
   },
   {
     name: "wasm, 2 threads",
+    twinOf: "wasm, 1 thread",
     open: async () => ({ device: "wasm", threads: 2 }),
     skipReason: await missing("wasm"),
     exact: true,

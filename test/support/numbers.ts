@@ -36,6 +36,20 @@ export function gradientAt(
   seed: number,
   step: number,
 ): Float32Array<ArrayBuffer> {
+  // Most cases of a file take the same gradients.
+  const key = `${length} ${seed} ${step}`;
+  let made = gradients.get(key);
+  if (!made) gradients.set(key, (made = makeGradient(length, seed, step)));
+  return made.slice();
+}
+
+const gradients = new Map<string, Float32Array<ArrayBuffer>>();
+
+function makeGradient(
+  length: number,
+  seed: number,
+  step: number,
+): Float32Array<ArrayBuffer> {
   const scales = normals(length, seed);
   const values = normals(length, seed * 7919 + step);
   const random = randomSource(seed + 17);
