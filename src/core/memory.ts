@@ -1,5 +1,6 @@
 import { describeFormat, stateBytes, type Format } from "../formats/format.ts";
-import type { Recipe } from "../optimizers/define.ts";
+import { geometryOf, shapeLength } from "../formula/small.ts";
+import type { Optimizer, Recipe } from "../optimizers/define.ts";
 import {
   resolveTensors,
   type Resolved,
@@ -44,27 +45,40 @@ export interface MemoryReport {
   readonly tensors: readonly TensorMemory[];
 }
 
+/** Values that a state of a tensor has. */
+export function stateLength(
+  { program }: Optimizer,
+  { shape, size }: TensorInfo,
+  state: number,
+): number {
+  const kind = program.stateShapes[state]!;
+  return kind === "element" ? size : shapeLength(kind, geometryOf(shape));
+}
+
 /** Sums up; `bytesOf` tells the bytes of a state, from buffers or by calculation. */
 export function memoryReport(
-  recipe: Recipe,
   tensors: readonly TensorInfo[],
   resolved: readonly Resolved[],
   bytesOf: (tensor: number, state: number) => number,
   workspaceBytes: number,
 ): MemoryReport {
-  const names = recipe.optimizer.program.states;
-  const byName = <T>(of: (format: Format) => T, formats: readonly Format[]) =>
-    Object.fromEntries(names.map((name, s) => [name, of(formats[s]!)]));
   const rows = tensors.map(({ name, shape, size }, i): TensorMemory => {
-    const { formats, why } = resolved[i]!;
+    const { formats, why, optimizer } = resolved[i]!;
+    const byName = <T>(of: (format: Format) => T) =>
+      Object.fromEntries(
+        optimizer.program.states.map((state, s) => [state, of(formats[s]!)]),
+      );
     return {
       name,
       shape,
       size,
-      bits: byName(({ bits }) => bits, formats),
-      formats: byName(describeFormat, formats),
+      bits: byName(({ bits }) => bits),
+      formats: byName(describeFormat),
       bytes: formats.reduce((sum, _, s) => sum + bytesOf(i, s), 0),
-      bytes32: 4 * size * formats.length,
+      bytes32: formats.reduce(
+        (sum, _, s) => sum + 4 * stateLength(optimizer, tensors[i]!, s),
+        0,
+      ),
       why,
     };
   });
@@ -105,10 +119,13 @@ export function estimateMemory(
   });
   const resolved = resolveTensors(recipe, tensors, settings);
   return memoryReport(
-    recipe,
     tensors,
     resolved,
-    (i, s) => stateBytes(resolved[i]!.formats[s]!, tensors[i]!.size),
+    (i, s) =>
+      stateBytes(
+        resolved[i]!.formats[s]!,
+        stateLength(resolved[i]!.optimizer, tensors[i]!, s),
+      ),
     0,
   );
 }

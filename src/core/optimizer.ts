@@ -16,7 +16,7 @@ import {
   type Recipe,
 } from "../optimizers/define.ts";
 import { loadEngine } from "./engines.ts";
-import { memoryReport, type MemoryReport } from "./memory.ts";
+import { memoryReport, stateLength, type MemoryReport } from "./memory.ts";
 import { resolveTensors, type Resolved, type TensorInfo } from "./options.ts";
 import {
   checkSettings,
@@ -92,7 +92,7 @@ export async function createOptimizer(
   const session = await engine.createSession(
     tensors.map((tensor, i) => ({
       ...tensor,
-      program: recipe.optimizer.program,
+      program: resolved[i]!.optimizer.program,
       formats: resolved[i]!.formats,
       parameter: checkData(engine, tensor, parameters[tensor.name]!.data),
     })),
@@ -213,13 +213,12 @@ export class OptimizerHandle {
     const t = this.#steps + 1;
     const base = this.#rate(this.#lr, t);
     const uniforms = this.#uniforms(base, t);
-    const states = this.recipe.optimizer.program.states.length;
     const input = given.map((gradient, i): StepTensor | undefined => {
       if (gradient === null) return undefined;
       return {
         gradient,
         uniforms: uniforms[i]!,
-        keys: Uint32Array.from({ length: states }, (_, s) =>
+        keys: Uint32Array.from(this.#states(i), (_, s) =>
           randomKey(this.#settings.seed, t, i, s),
         ),
       };
@@ -256,7 +255,6 @@ export class OptimizerHandle {
   memory(): MemoryReport {
     const session = this.#live();
     return memoryReport(
-      this.recipe,
       this.#tensors,
       this.#resolved,
       (tensor, state) => session.stateBytes(tensor, state),
@@ -303,7 +301,7 @@ export class OptimizerHandle {
   async state(name: string): Promise<Record<string, ReadState>> {
     const session = this.#live();
     const tensor = this.#index(name);
-    const names = this.recipe.optimizer.program.states;
+    const names = this.#states(tensor);
     const states = await Promise.all(
       names.map((_, s) => session.readState(tensor, s)),
     );
@@ -326,8 +324,8 @@ export class OptimizerHandle {
   ): Promise<void> {
     const session = this.#live();
     const tensor = this.#index(name);
-    const names = this.recipe.optimizer.program.states;
-    const { size } = this.#tensors[tensor]!;
+    const names = this.#states(tensor);
+    const { formats, optimizer } = this.#resolved[tensor]!;
     for (const [state, stored] of Object.entries(states)) {
       const s = names.indexOf(state);
       if (s < 0)
@@ -336,8 +334,8 @@ export class OptimizerHandle {
         );
       checkStored(
         `${name}/${state}`,
-        this.#resolved[tensor]!.formats[s]!,
-        size,
+        formats[s]!,
+        stateLength(optimizer, this.#tensors[tensor]!, s),
         stored,
       );
     }
@@ -361,6 +359,11 @@ export class OptimizerHandle {
     return this.#session;
   }
 
+  /** Names of a tensor's states. */
+  #states(tensor: number): readonly string[] {
+    return this.#resolved[tensor]!.optimizer.program.states;
+  }
+
   #index(name: string): number {
     const index = this.#indices.get(name);
     if (index !== undefined) return index;
@@ -382,17 +385,18 @@ export class OptimizerHandle {
 
   /** Uniforms of every tensor; tensors with the same hyperparameters share an array. */
   #uniforms(base: number, t: number): Float32Array[] {
-    const { optimizer } = this.recipe;
-    const shared = new Map<unknown, Float32Array>();
-    return this.#resolved.map(({ lr, hyper }) => {
+    const shared = new Map<unknown, Map<unknown, Float32Array>>();
+    return this.#resolved.map(({ optimizer, lr, hyper }) => {
       const own = lr !== undefined;
-      const cached = own ? undefined : shared.get(hyper);
+      const byHyper = shared.get(optimizer) ?? new Map<unknown, Float32Array>();
+      shared.set(optimizer, byHyper);
+      const cached = own ? undefined : byHyper.get(hyper);
       if (cached) return cached;
       const rate = own ? this.#rate(lr, t) : base;
       const uniforms = optimizer.program.uniforms(
         optimizer.scalarsAt({ ...hyper, lr: rate }, t),
       );
-      if (!own) shared.set(hyper, uniforms);
+      if (!own) byHyper.set(hyper, uniforms);
       return uniforms;
     });
   }

@@ -7,10 +7,12 @@ import { nearestName } from "../formula/error.ts";
 import {
   checkLearningRate,
   checkOptionNames,
+  formatsOf,
   hyperValues,
   stateFormats,
   type HyperValue,
   type LearningRate,
+  type Optimizer,
   type Recipe,
   type StorageOptions,
 } from "../optimizers/define.ts";
@@ -53,6 +55,8 @@ export interface Settings {
 
 /** What holds for one tensor, and why. */
 export interface Resolved {
+  /** The recipe's, or its form for tensors with fewer than two axes. */
+  readonly optimizer: Optimizer;
   /** Own learning rate; undefined follows the optimizer's. */
   readonly lr: LearningRate | undefined;
   readonly hyper: Readonly<Record<string, number>>;
@@ -206,10 +210,17 @@ function resolveTensor(
       if (bits !== undefined && ownMinimum === undefined) minimum = 0;
     }
   }
-  const wanted = Object.values(stateFormats({ optimizer, storage }));
+  stateFormats({ optimizer, storage });
+  const own = tensor.shape.length < 2 ? optimizer.vector : optimizer;
+  if (!own)
+    throw new TypeError(
+      `${recipe.name}: '${tensor.name}' of shape [${tensor.shape.join(", ")}] has fewer than two axes, and the optimizer speaks of rows and columns; define its form for vectors`,
+    );
+  const wanted = Object.values(formatsOf(own, storage));
   const quantized = wanted.some((format) => format.kind === "quantized");
   if (quantized && tensor.size < minimum)
     return {
+      optimizer: own,
       lr,
       hyper,
       formats: wanted.map(() => float32),
@@ -217,6 +228,7 @@ function resolveTensor(
       rules: rules.map(({ label }) => label),
     };
   return {
+    optimizer: own,
     lr,
     hyper,
     formats: wanted,

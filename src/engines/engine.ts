@@ -14,10 +14,13 @@
  *   everything as it is; the elements are counted. `skip: "off"`: no checks.
  * - `maxGradNorm`: every gradient is multiplied by min(1, maxGradNorm / (norm +
  *   1e-6)), norm being the 2-norm over all tensors' finite gradients.
+ * - Reductions leave out elements whose gradient, or what is reduced, is not
+ *   finite; in the update pass such elements are left out as above.
  * - Stochastic rounding draws from (key, element index), see formats/random.ts.
  */
 import type { Format } from "../formats/format.ts";
 import type { Program } from "../formula/program.ts";
+import { geometryOf, shapeLength } from "../formula/small.ts";
 
 /** When elements with gradients that are not finite are left out. */
 export type SkipMode = "element" | "step" | "off";
@@ -118,6 +121,14 @@ export interface Engine {
     plans: readonly TensorPlan[],
     options: EngineOptions,
   ): Promise<Session>;
+}
+
+/** Number of values of a plan's state: its elements, or rows, columns, one. */
+export function stateLength(plan: TensorPlan, state: number): number {
+  const shape = plan.program.stateShapes[state]!;
+  return shape === "element"
+    ? plan.size
+    : shapeLength(shape, geometryOf(plan.shape));
 }
 
 /**

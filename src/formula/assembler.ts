@@ -74,6 +74,7 @@ export const i32 = {
   add: plain(0x6a),
   sub: plain(0x6b),
   mul: plain(0x6c),
+  div_u: plain(0x6e),
   and: plain(0x71),
   or: plain(0x72),
   xor: plain(0x73),
@@ -84,6 +85,13 @@ export const i32 = {
   gt_u: plain(0x4b),
   gt_s: plain(0x4a),
   ge_s: plain(0x4e),
+  /** The first value where the condition is not 0, else the second. */
+  select: (a: Code, b: Code, condition: Code): Code => [
+    ...a,
+    ...b,
+    ...condition,
+    0x1b,
+  ],
   eqz: (a: Code): Code => [...a, 0x45],
   popcnt: (a: Code): Code => [...a, 0x69],
   wrap_i64: (a: Code): Code => [...a, 0xa7],
@@ -105,6 +113,8 @@ export const f64 = {
   load: load([0x2b], 3),
   store: store([0x39], 3),
   add: plain(0xa0),
+  max: plain(0xa5),
+  promote_f32: (a: Code): Code => [...a, 0xbb],
 };
 
 const lanes = (bytes: Uint8Array): Code => [...simd(0x0c), ...bytes];
@@ -278,6 +288,15 @@ export const when = (condition: Code, then: Code): Code => [
   0x40,
   ...then,
   0x0b,
+];
+
+/** Repeats the body while the condition at its head holds. */
+export const whileDo = (condition: Code, body: Code): Code => [
+  ...[0x02, 0x40, 0x03, 0x40],
+  ...condition,
+  ...[0x45, 0x0d, 0x01],
+  ...body,
+  ...[0x0c, 0x00, 0x0b, 0x0b],
 ];
 
 /** Repeats the body while the condition that ends it holds; runs at least once. */

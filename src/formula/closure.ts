@@ -2,32 +2,36 @@ import type { BinaryOp, CompareOp, UnaryOp } from "./parse.ts";
 import { print, type Backend, type Program } from "./program.ts";
 
 /**
- * Runs a program on rows of elements. Rows are Float32Array, so every result is
+ * Runs nodes of a program on rows of elements. Rows are Float32Array, so every result is
  * rounded to float32 as the other back ends round it; for + - * / and sqrt the
  * detour through float64 gives the same float32.
  *
  * @param inputs rows for `p`, `g` and every state that the program reads.
  * @param uniforms from {@link Program.uniforms}.
  * @param length elements to compute.
- * @returns rows for `p` and every state; they belong to the closure and are
+ * @param small rows for the nodes that are not per element, spread over the elements.
+ * @returns a row for each node asked for; they belong to the closure and are
  * overwritten by the next call.
  */
 export type Closure = (
   inputs: ReadonlyMap<string, Float32Array>,
   uniforms: Float32Array,
   length: number,
-) => ReadonlyMap<string, Float32Array>;
+  small?: ReadonlyMap<number, Float32Array>,
+) => readonly Float32Array[];
 
 interface Frame {
   inputs: ReadonlyMap<string, Float32Array>;
   uniforms: Float32Array;
   length: number;
+  small: ReadonlyMap<number, Float32Array>;
 }
 type Row = Float32Array<ArrayBuffer>;
 /** A value of this back end: makes sure its row is filled, and returns it. */
 type Cell = { row: Row };
 
-const unaryOps: Readonly<Record<UnaryOp, (a: number) => number>> = {
+/** How each operation acts on numbers, before rounding to float32. */
+export const unaryOps: Readonly<Record<UnaryOp, (a: number) => number>> = {
   neg: (a) => -a,
   sqrt: Math.sqrt,
   abs: Math.abs,
@@ -36,7 +40,7 @@ const unaryOps: Readonly<Record<UnaryOp, (a: number) => number>> = {
   log: Math.log,
 };
 // min and max as SIMD units have them: the first operand unless the second wins.
-const binaryOps: Readonly<
+export const binaryOps: Readonly<
   Record<BinaryOp | CompareOp, (a: number, b: number) => number>
 > = {
   add: (a, b) => a + b,
@@ -56,7 +60,10 @@ const binaryOps: Readonly<
 };
 
 /** The TypeScript back end: no eval, one small loop per operation. */
-export function compileClosure(program: Program): Closure {
+export function compileClosure(
+  program: Program,
+  wanted: readonly number[] = [...program.outputs.values()],
+): Closure {
   const instructions: ((frame: Frame) => void)[] = [];
   let capacity = 0;
   const cells: Cell[] = [];
@@ -98,17 +105,20 @@ export function compileClosure(program: Program): Closure {
         for (let i = 0; i < length; i++)
           row[i] = condition.row[i] !== 0 ? a.row[i]! : b.row[i]!;
       }),
+    small: (index) =>
+      cell((row, { small, length }) =>
+        row.set(small.get(index)!.subarray(0, length)),
+      ),
   };
 
-  const names = [...program.outputs.keys()];
-  const results = print(program, [...program.outputs.values()], backend);
-  return (inputs, uniforms, length) => {
+  const results = print(program, wanted, backend);
+  return (inputs, uniforms, length, small = new Map()) => {
     if (length > capacity) {
       capacity = length;
       for (const one of cells) one.row = new Float32Array(capacity);
     }
-    const frame: Frame = { inputs, uniforms, length };
+    const frame: Frame = { inputs, uniforms, length, small };
     for (const run of instructions) run(frame);
-    return new Map(names.map((name, i) => [name, results[i]!.row]));
+    return results.map(({ row }) => row);
   };
 }

@@ -4,6 +4,18 @@ export type UnaryOp = "neg" | "sqrt" | "abs" | "sign" | "exp" | "log";
 export type BinaryOp = "add" | "sub" | "mul" | "div" | "min" | "max" | "pow";
 export type CompareOp = "lt" | "le" | "gt" | "ge" | "eq" | "ne";
 
+/** Functions of a whole tensor, of its rows, or of its columns. */
+export type Reduction =
+  | "norm"
+  | "sum"
+  | "mean"
+  | "rms"
+  | "max"
+  | "rowmean"
+  | "colmean"
+  | "rowmax"
+  | "colmax";
+
 /** An expression of the update language; `at` is its offset in the source text. */
 export type Expr =
   | { readonly kind: "number"; readonly value: number; readonly at: number }
@@ -19,6 +31,12 @@ export type Expr =
       readonly op: BinaryOp | CompareOp;
       readonly a: Expr;
       readonly b: Expr;
+      readonly at: number;
+    }
+  | {
+      readonly kind: "reduce";
+      readonly reduction: Reduction;
+      readonly a: Expr;
       readonly at: number;
     }
   | {
@@ -51,6 +69,16 @@ const productOps: Readonly<Record<string, BinaryOp>> = {
 };
 const unaryFunctions = new Set(["sqrt", "abs", "sign", "exp", "log"]);
 const binaryFunctions = new Set(["min", "max", "pow"]);
+const reductions: readonly string[] = [
+  "norm",
+  "sum",
+  "mean",
+  "rms",
+  "rowmean",
+  "colmean",
+  "rowmax",
+  "colmax",
+];
 
 /** Names a formula may call, with their number of arguments. */
 export const functionArity: ReadonlyMap<string, number> =
@@ -58,6 +86,7 @@ export const functionArity: ReadonlyMap<string, number> =
     ...[...unaryFunctions].map((name) => [name, 1] as const),
     ...[...binaryFunctions].map((name) => [name, 2] as const),
     ["select", 3] as const,
+    ...reductions.map((name) => [name, 1] as const),
   ]);
 
 type Token = {
@@ -205,6 +234,9 @@ export function parseFormula(owner: string, source: string): Assignment[] {
     }
     expect(")", `to close ${name.text}(`);
     depth--;
+    // max of one argument is over the tensor, of two over the pair.
+    if (name.text === "max" && args.length === 1)
+      return { kind: "reduce", reduction: "max", a: args[0]!, at: name.at };
     if (args.length !== arity)
       fail(
         name,
@@ -215,6 +247,13 @@ export function parseFormula(owner: string, source: string): Assignment[] {
       return { kind: "unary", op: name.text as UnaryOp, a, at: name.at };
     if (binaryFunctions.has(name.text))
       return { kind: "binary", op: name.text as BinaryOp, a, b, at: name.at };
+    if (reductions.includes(name.text))
+      return {
+        kind: "reduce",
+        reduction: name.text as Reduction,
+        a,
+        at: name.at,
+      };
     return { kind: "select", condition: a, a: b, b: c, at: name.at };
   }
 

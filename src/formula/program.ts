@@ -15,6 +15,7 @@ import {
   type BinaryOp,
   type CompareOp,
   type Expr,
+  type Reduction,
   type UnaryOp,
 } from "./parse.ts";
 
@@ -34,7 +35,28 @@ export type Node =
       readonly condition: number;
       readonly a: number;
       readonly b: number;
+    }
+  /** Over the last two axes' rows or columns, or over everything. */
+  | {
+      readonly op: "reduce";
+      readonly how: "sum" | "mean" | "max";
+      readonly over: "all" | "row" | "column";
+      readonly a: number;
     };
+
+/**
+ * How many values a node has: `one`, one a `matrix` (the last two axes), one a
+ * `row` or a `column` of it, or one an `element`. Whatever is not per element is
+ * called small.
+ */
+export type Shape = "one" | "matrix" | "row" | "column" | "element";
+
+/** What a state holds: values per element, with both signs or not, or fewer. */
+export type StateKind = "signed" | "unsigned" | "row" | "column" | "one";
+
+/** The shape of a state of this kind. */
+export const stateShape = (kind: StateKind): Shape =>
+  kind === "signed" || kind === "unsigned" ? "element" : kind;
 
 /** Values of hyperparameters and step scalars by name. */
 export type Scalars = Readonly<Record<string, number>>;
@@ -45,6 +67,19 @@ export interface Program {
   readonly nodes: readonly Node[];
   /** Names of the states, in the order of their declaration. */
   readonly states: readonly string[];
+  /** Shape of each state's value. */
+  readonly stateShapes: readonly Shape[];
+  /** Shape of each node. */
+  readonly shapes: readonly Shape[];
+  /**
+   * How many passes over the elements come before a node can be known: 0, or
+   * one more than what the reductions it depends on are taken of.
+   */
+  readonly levels: readonly number[];
+  /** Passes over the elements before the update. */
+  readonly passes: number;
+  /** Whether rows or columns occur, so that a tensor must have two axes. */
+  readonly needsMatrix: boolean;
   /** Node that holds the new value of `p` and of each state. */
   readonly outputs: ReadonlyMap<string, number>;
   /** How many float32 uniforms the program takes a step. */
@@ -57,7 +92,7 @@ export interface ProgramSource {
   /** Name of the optimizer, for error messages. */
   readonly name: string;
   readonly update: string;
-  readonly states: readonly string[];
+  readonly states: Readonly<Record<string, StateKind>>;
   /** Names of hyperparameters and step scalars. */
   readonly scalars: readonly string[];
 }
@@ -86,7 +121,8 @@ const isCompare = (op: string): op is CompareOp =>
  * comparison used as a number, with the line and a caret.
  */
 export function compileFormula(source: ProgramSource): Program {
-  const { name: owner, update, states } = source;
+  const { name: owner, update } = source;
+  const states = Object.keys(source.states);
   for (const reserved of ["p", "g", ...functionArity.keys()]) {
     for (const given of [...states, ...source.scalars])
       if (given === reserved)
@@ -105,8 +141,13 @@ export function compileFormula(source: ProgramSource): Program {
   const targets = new Set(assignments.map(({ target }) => target));
   const builder = new Builder();
   const bound = new Map<string, Value>();
-  for (const input of ["p", "g", ...states])
-    bound.set(input, builder.element({ op: "input", name: input }));
+  for (const input of ["p", "g"])
+    bound.set(input, builder.element({ op: "input", name: input }, "element"));
+  for (const [input, kind] of Object.entries(source.states))
+    bound.set(
+      input,
+      builder.element({ op: "input", name: input }, stateShape(kind)),
+    );
   for (const scalar of scalarNames)
     bound.set(scalar, {
       per: "step",
@@ -159,6 +200,8 @@ export function compileFormula(source: ProgramSource): Program {
         return builder.unary(expr.op, number(expr.a));
       case "binary":
         return builder.binary(expr.op, number(expr.a), number(expr.b));
+      case "reduce":
+        return reduce(expr.reduction, number(expr.a), expr.at);
       case "select":
         return builder.select(
           condition(expr.condition),
@@ -167,6 +210,45 @@ export function compileFormula(source: ProgramSource): Program {
         );
       default:
         return expr satisfies never;
+    }
+  }
+
+  function reduce(reduction: Reduction, a: Value, at: number): Value {
+    const shape = a.per === "step" ? "one" : builder.shape(a);
+    const over = /^row/.test(reduction)
+      ? "row"
+      : /^col/.test(reduction)
+        ? "column"
+        : "all";
+    if (
+      over === "all"
+        ? shape === "one" || shape === "matrix"
+        : shape !== "element"
+    )
+      return fail(
+        at,
+        `${reduction} is taken of ${over === "all" ? "several values" : "values per element"}, and this is ${shapeWords[shape]}`,
+      );
+    const of = (how: "sum" | "mean" | "max", value: Value) =>
+      builder.reduce(how, over, value);
+    const square = () => builder.binary("mul", a, a);
+    switch (reduction) {
+      case "norm":
+        return builder.unary("sqrt", of("sum", square()));
+      case "rms":
+        return builder.unary("sqrt", of("mean", square()));
+      case "sum":
+        return of("sum", a);
+      case "mean":
+      case "rowmean":
+      case "colmean":
+        return of("mean", a);
+      case "max":
+      case "rowmax":
+      case "colmax":
+        return of("max", a);
+      default:
+        return reduction satisfies never;
     }
   }
 
@@ -182,6 +264,16 @@ export function compileFormula(source: ProgramSource): Program {
     if (functionArity.has(target))
       fail(at, `'${target}' is a function and cannot be assigned`);
     const result = number(value);
+    const kind = source.states[target];
+    if (kind !== undefined) {
+      const wanted = stateShape(kind);
+      const shape = result.per === "step" ? "one" : builder.shape(result);
+      if (widest(shape, wanted) !== wanted)
+        fail(
+          at,
+          `the state '${target}' holds ${shapeWords[wanted]}, and this is ${shapeWords[shape]}; reduce it first, as with rowmean or colmean`,
+        );
+    }
     bound.set(target, result);
     assigned.set(target, result);
   }
@@ -199,7 +291,25 @@ export function compileFormula(source: ProgramSource): Program {
       );
     outputs.set(output, builder.node(value));
   }
-  return builder.finish(owner, states, outputs);
+  return builder.finish(owner, source.states, outputs);
+}
+
+const shapeWords: Readonly<Record<Shape, string>> = {
+  one: "one number",
+  matrix: "one number a matrix",
+  row: "one value a row",
+  column: "one value a column",
+  element: "one value an element",
+};
+
+/** The shape of an operation on values of two shapes. */
+export function widest(a: Shape, b: Shape): Shape {
+  if (a === b) return a;
+  const order: readonly Shape[] = ["one", "matrix", "row", "column", "element"];
+  const [low, high] = [a, b].sort(
+    (x, y) => order.indexOf(x) - order.indexOf(y),
+  ) as [Shape, Shape];
+  return low === "row" && high === "column" ? "element" : high;
 }
 
 function literal(value: number): Value {
@@ -235,36 +345,56 @@ const hostBinary: Readonly<
 /** Hash-consing builder: equal operations on equal operands share one node. */
 class Builder {
   #nodes: Node[] = [];
+  #shapes: Shape[] = [];
   #byKey = new Map<string, number>();
   #uniforms = new Map<string, { index: number; host: HostValue }>();
 
-  element(node: Node): Value {
+  /** A node, made or found; its shape is that of its operands unless given. */
+  element(
+    node: Node,
+    shape: Shape = operands(node)
+      .map((operand) => this.#shapes[operand]!)
+      .reduce(widest, "one"),
+  ): Value & { per: "element" } {
     const key = JSON.stringify(node);
     let index = this.#byKey.get(key);
     if (index === undefined) {
       index = this.#nodes.push(node) - 1;
+      this.#shapes.push(shape);
       this.#byKey.set(key, index);
     }
     return { per: "element", node: index };
+  }
+
+  shape(value: Value & { per: "element" }): Shape {
+    return this.#shapes[value.node]!;
+  }
+
+  reduce(
+    how: "sum" | "mean" | "max",
+    over: "all" | "row" | "column",
+    value: Value,
+  ): Value {
+    const a = this.node(value);
+    const shape =
+      over !== "all" ? over : this.#shapes[a] === "element" ? "one" : "matrix";
+    return this.element({ op: "reduce", how, over, a }, shape);
   }
 
   /** The node of a value; a step value becomes a constant or a uniform. */
   node(value: Value): number {
     if (value.per === "element") return value.node;
     if (value.literal !== undefined)
-      return (
-        this.element({ op: "const", value: Math.fround(value.literal) }) as {
-          node: number;
-        }
-      ).node;
+      return this.element({
+        op: "const",
+        value: Math.fround(value.literal),
+      }).node;
     let uniform = this.#uniforms.get(value.key);
     if (!uniform) {
       uniform = { index: this.#uniforms.size, host: value.host };
       this.#uniforms.set(value.key, uniform);
     }
-    return (
-      this.element({ op: "uniform", index: uniform.index }) as { node: number }
-    ).node;
+    return this.element({ op: "uniform", index: uniform.index }).node;
   }
 
   unary(op: UnaryOp, a: Value): Value {
@@ -341,7 +471,7 @@ class Builder {
   /** Drops what no output needs and numbers the rest anew. */
   finish(
     owner: string,
-    states: readonly string[],
+    states: Readonly<Record<string, StateKind>>,
     outputs: ReadonlyMap<string, number>,
   ): Program {
     const used = new Set<number>();
@@ -356,6 +486,8 @@ class Builder {
     const hosts: HostValue[] = [];
     const all = [...this.#uniforms.values()];
     const nodes: Node[] = [];
+    const shapes: Shape[] = [];
+    const levels: number[] = [];
     this.#nodes.forEach((node, index) => {
       if (!used.has(index)) return;
       if (node.op === "uniform") {
@@ -365,11 +497,22 @@ class Builder {
         node = mapOperands(node, (operand) => renumbered.get(operand)!);
       }
       renumbered.set(index, nodes.push(node) - 1);
+      shapes.push(this.#shapes[index]!);
+      const before = Math.max(0, ...operands(node).map((a) => levels[a]!));
+      const takesPass = node.op === "reduce" && shapes[node.a] === "element";
+      levels.push(takesPass ? before + 1 : before);
     });
     return {
       owner,
       nodes,
-      states: [...states],
+      shapes,
+      levels,
+      passes: Math.max(0, ...levels),
+      needsMatrix: shapes.some((shape) =>
+        ["matrix", "row", "column"].includes(shape),
+      ),
+      states: Object.keys(states),
+      stateShapes: Object.values(states).map(stateShape),
       outputs: new Map(
         [...outputs].map(([name, index]) => [name, renumbered.get(index)!]),
       ),
@@ -404,6 +547,8 @@ export function operands(node: Node): number[] {
       return [];
     case "select":
       return [node.condition, node.a, node.b];
+    case "reduce":
+      return [node.a];
     default:
       return "b" in node ? [node.a, node.b] : [node.a];
   }
@@ -422,6 +567,8 @@ function mapOperands(node: Node, map: (index: number) => number): Node {
         a: map(node.a),
         b: map(node.b),
       };
+    case "reduce":
+      return { ...node, a: map(node.a) };
     default:
       return "b" in node
         ? { op: node.op, a: map(node.a), b: map(node.b) }
@@ -441,6 +588,19 @@ export interface Backend<T> {
   binary(op: BinaryOp, a: T, b: T): T;
   compare(op: CompareOp, a: T, b: T): T;
   select(condition: T, a: T, b: T): T;
+  /**
+   * The value for an element of a node that is not per element; needed for
+   * programs with reductions or with states that are not per element.
+   */
+  small?(index: number, shape: Shape): T;
+}
+
+/** Whether a node has fewer values than there are elements, and is no constant of the step. */
+export function isSmall(program: Program, index: number): boolean {
+  const { op } = program.nodes[index]!;
+  return (
+    program.shapes[index] !== "element" && op !== "const" && op !== "uniform"
+  );
 }
 
 /**
@@ -462,7 +622,13 @@ export function print<T>(
     if (!needed.has(index) || values.has(index)) return;
     const at = (operand: number) => values.get(operand)!;
     let value: T;
+    if (isSmall(program, index)) {
+      values.set(index, backend.small!(index, program.shapes[index]!));
+      return;
+    }
     switch (node.op) {
+      case "reduce":
+        throw new Error(`${program.owner}: a reduction is not per element`);
       case "const":
         value = backend.constant(node.value);
         break;
@@ -496,7 +662,7 @@ export function neededNodes(
   const visit = (index: number) => {
     if (needed.has(index)) return;
     needed.add(index);
-    if (given.has(index)) return;
+    if (given.has(index) || isSmall(program, index)) return;
     for (const operand of operands(program.nodes[index]!)) visit(operand);
   };
   for (const index of wanted) visit(index);
@@ -512,7 +678,56 @@ export function inputsOf(
   const names = new Set<string>();
   for (const index of neededNodes(program, wanted, given)) {
     const node = program.nodes[index]!;
-    if (node.op === "input" && !given.has(index)) names.add(node.name);
+    if (node.op === "input" && !given.has(index) && !isSmall(program, index))
+      names.add(node.name);
   }
   return names;
+}
+
+/** The small nodes that code for the wanted nodes reads. */
+export function smallNodesOf(
+  program: Program,
+  wanted: readonly number[],
+  given: ReadonlySet<number> = new Set(),
+): number[] {
+  return [...neededNodes(program, wanted, given)]
+    .filter((index) => isSmall(program, index) && !given.has(index))
+    .sort((a, b) => a - b);
+}
+
+/** The reductions over elements that a pass (from 0) takes. */
+export function reductionsOf(program: Program, pass: number): number[] {
+  return program.nodes.flatMap((node, index) =>
+    node.op === "reduce" &&
+    program.shapes[node.a] === "element" &&
+    program.levels[node.a] === pass
+      ? [index]
+      : [],
+  );
+}
+
+/**
+ * What must be finite for an element to take part, beside its gradient and new
+ * states: what reductions take of the gradient alone, such as its square.
+ */
+export function watchedNodes(program: Program): number[] {
+  const operands = program.nodes.flatMap((node) =>
+    node.op === "reduce" && program.shapes[node.a] === "element"
+      ? [node.a]
+      : [],
+  );
+  return [...new Set(operands)].filter((index) => {
+    const inputs = inputsOf(program, [index]);
+    return (
+      program.levels[index] === 0 &&
+      inputs.size === 1 &&
+      inputs.has("g") &&
+      program.nodes[index]!.op !== "input"
+    );
+  });
+}
+
+/** What a reduction is taken of. */
+export function reducedNode(program: Program, reduction: number): number {
+  return (program.nodes[reduction] as Node & { op: "reduce" }).a;
 }

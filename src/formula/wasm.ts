@@ -58,6 +58,7 @@ export function printWasm(
   inputs: {
     readonly input: (name: string) => Vectors;
     readonly uniform: (index: number) => Local;
+    readonly small?: (index: number) => Vectors;
   },
   given: ReadonlyMap<number, Vectors> = new Map(),
 ): Vectors[] {
@@ -77,6 +78,7 @@ export function printWasm(
       return Array.from({ length: width }, () => one);
     },
     input: inputs.input,
+    small: (index) => inputs.small!(index),
     unary: (op, a) => each((i) => unary(op, a[i]!.get, fn, math)),
     binary: (op, a, b) =>
       each((i) => binary(op, a[i]!.get, b[i]!.get, fn, math)),

@@ -1,11 +1,16 @@
 import {
+  float32,
   resolveFormat,
   type Format,
   type FormatOptions,
-  type Sign,
 } from "../formats/format.ts";
 import { nearestName } from "../formula/error.ts";
-import { compileFormula, type Program } from "../formula/program.ts";
+import {
+  compileFormula,
+  stateShape,
+  type Program,
+  type StateKind,
+} from "../formula/program.ts";
 
 /** A hyperparameter: a number, or true and false, which a formula reads as 1 and 0. */
 export type HyperValue = number | boolean;
@@ -20,8 +25,12 @@ export interface OptimizerDefinition<H extends Hyper = Hyper> {
   readonly name: string;
   /** Every hyperparameter with its default. `lr` must be one of them. */
   readonly hyper: H;
-  /** Every state, and whether its values have both signs. All start at 0. */
-  readonly state: Readonly<Record<string, Sign>>;
+  /**
+   * Every state: values per element, `signed` or `unsigned`, or one a `row`, one
+   * a `column` (of the last two axes), or `one` number; those are float32. All
+   * start at 0.
+   */
+  readonly state: Readonly<Record<string, StateKind>>;
   /**
    * What depends on the step but not on the element: evaluated in float64 on
    * the host, once a step. `t` is the step, from 1.
@@ -34,14 +43,24 @@ export interface OptimizerDefinition<H extends Hyper = Hyper> {
   readonly update: string;
   /** Extra checks of hyperparameters; throw a RangeError. */
   readonly check?: (hyper: { readonly [K in keyof H]: number }) => void;
+  /**
+   * State and update for tensors with fewer than two axes, for an optimizer
+   * that speaks of rows and columns.
+   */
+  readonly vector?: {
+    readonly state: Readonly<Record<string, StateKind>>;
+    readonly update: string;
+  };
 }
 
 /** An optimizer's definition, checked and compiled. */
 export interface Optimizer {
   readonly name: string;
   readonly hyper: Hyper;
-  readonly state: Readonly<Record<string, Sign>>;
+  readonly state: Readonly<Record<string, StateKind>>;
   readonly program: Program;
+  /** The same optimizer for tensors with fewer than two axes; itself when that makes no difference. */
+  readonly vector: Optimizer | undefined;
   /** Hyperparameters and step scalars by name, as the formula reads them. */
   scalarsAt(
     hyper: Readonly<Record<string, number>>,
@@ -121,10 +140,14 @@ function compile(definition: OptimizerDefinition): Optimizer {
       throw new TypeError(
         `${name}: '${key}' is an option of every optimizer and cannot name a hyperparameter`,
       );
-  for (const [key, sign] of Object.entries(state))
-    if (sign !== "signed" && sign !== "unsigned")
+  const kinds = ["signed", "unsigned", "row", "column", "one"];
+  for (const [key, kind] of [
+    ...Object.entries(state),
+    ...Object.entries(definition.vector?.state ?? {}),
+  ])
+    if (!kinds.includes(kind))
       throw new TypeError(
-        `${name}: state '${key}' must be 'signed' or 'unsigned', given '${String(sign)}'`,
+        `${name}: state '${key}' must be one of ${kinds.join(", ")}, given '${String(kind)}'`,
       );
   const scalarsAt = (values: Readonly<Record<string, number>>, t: number) => ({
     ...values,
@@ -137,20 +160,36 @@ function compile(definition: OptimizerDefinition): Optimizer {
       throw new TypeError(
         `${name}: '${key}' is both a hyperparameter and a step scalar`,
       );
-  const program = compileFormula({
-    name,
-    update,
-    states: Object.keys(state),
-    scalars: [...Object.keys(hyper), ...stepScalars],
-  });
-  return {
-    name,
-    hyper,
-    state,
-    program,
-    scalarsAt,
-    check: (values) => check?.(values),
+  const make = (
+    states: Readonly<Record<string, StateKind>>,
+    text: string,
+    vector: (self: Optimizer) => Optimizer | undefined,
+  ): Optimizer => {
+    const program = compileFormula({
+      name,
+      update: text,
+      states,
+      scalars: [...Object.keys(hyper), ...stepScalars],
+    });
+    const made = {
+      name,
+      hyper,
+      state: states,
+      program,
+      scalarsAt,
+      check: (values: Readonly<Record<string, number>>) =>
+        check?.(values as never),
+    };
+    return Object.assign(made, { vector: vector(made as Optimizer) });
   };
+  const forVectors = definition.vector;
+  return make(state, update, (self) =>
+    forVectors
+      ? make(forVectors.state, forVectors.update, (own) => own)
+      : self.program.needsMatrix
+        ? undefined
+        : self,
+  );
 }
 
 const numbers = (hyper: Hyper): Record<string, number> =>
@@ -318,28 +357,50 @@ function checkRange(owner: string, key: string, value: number): void {
 }
 
 /** The format of every state of a recipe, in the order of the states. */
-export function stateFormats(recipe: {
+export function stateFormats({
+  optimizer,
+  storage,
+}: {
   readonly optimizer: Optimizer;
   readonly storage: StorageOptions;
 }): Record<string, Format> {
-  const { optimizer, storage } = recipe;
   const { bits = 32, blockSize, state = {} } = storage;
-  for (const key of Object.keys(state))
-    if (!Object.hasOwn(optimizer.state, key))
+  for (const [key, options] of Object.entries(state)) {
+    const kind = optimizer.state[key];
+    if (kind === undefined && optimizer.vector?.state[key] === undefined)
       throw new TypeError(
         `${optimizer.name}: unknown state '${key}'; there ${Object.keys(optimizer.state).length === 1 ? "is" : "are"} ${Object.keys(optimizer.state).join(", ") || "none"}`,
       );
+    if (kind && stateShape(kind) !== "element" && options.bits !== 32)
+      throw new TypeError(
+        `${optimizer.name}: state '${key}' holds few values and is always float32; leave its format out`,
+      );
+  }
+  return formatsOf(optimizer, {
+    bits,
+    ...(blockSize === undefined ? {} : { blockSize }),
+    state,
+  });
+}
+
+/** As {@link stateFormats}, for a form of the optimizer that may lack some of the states named. */
+export function formatsOf(
+  optimizer: Optimizer,
+  { bits = 32, blockSize, state = {} }: StorageOptions,
+): Record<string, Format> {
   return Object.fromEntries(
-    Object.entries(optimizer.state).map(([key, sign]) => [
+    Object.entries(optimizer.state).map(([key, kind]) => [
       key,
-      resolveFormat(
-        {
-          bits,
-          ...(blockSize === undefined ? {} : { blockSize }),
-          ...state[key],
-        },
-        sign,
-      ),
+      kind === "signed" || kind === "unsigned"
+        ? resolveFormat(
+            {
+              bits,
+              ...(blockSize === undefined ? {} : { blockSize }),
+              ...state[key],
+            },
+            kind,
+          )
+        : float32,
     ]),
   );
 }

@@ -15,6 +15,20 @@ import {
   type Coder,
 } from "../../formats/quantize.ts";
 import { compileClosure, type Closure } from "../../formula/closure.ts";
+import {
+  reducedNode,
+  reductionsOf,
+  smallNodesOf,
+  watchedNodes,
+  type Program,
+} from "../../formula/program.ts";
+import {
+  elementTo,
+  geometryOf,
+  reduceValues,
+  shapeLength,
+  SmallValues,
+} from "../../formula/small.ts";
 import type {
   Engine,
   EngineOptions,
@@ -25,7 +39,7 @@ import type {
   StoredState,
   TensorPlan,
 } from "../engine.ts";
-import { clipFactor } from "../engine.ts";
+import { clipFactor, stateLength } from "../engine.ts";
 
 /** One state of one tensor: float32 values, or packed codes and scales. */
 type Storage =
@@ -37,9 +51,45 @@ type Storage =
       scales: Float32Array<ArrayBuffer>;
     };
 
+/** A program's nodes as closures. */
+interface Compiled {
+  /** By pass: the reductions and the closure of what they are taken of. */
+  readonly passes: readonly {
+    readonly reductions: readonly number[];
+    readonly closure: Closure;
+    readonly small: readonly number[];
+  }[];
+  /** The new parameter, the new states per element, then what is watched. */
+  readonly update: Closure;
+  readonly small: readonly number[];
+}
+
+function compileProgram(program: Program): Compiled {
+  const outputs = [
+    program.outputs.get("p")!,
+    ...program.states
+      .filter((_, s) => program.stateShapes[s] === "element")
+      .map((name) => program.outputs.get(name)!),
+    ...watchedNodes(program),
+  ];
+  return {
+    passes: Array.from({ length: program.passes }, (_, pass) => {
+      const reductions = reductionsOf(program, pass);
+      const wanted = reductions.map((index) => reducedNode(program, index));
+      return {
+        reductions,
+        closure: compileClosure(program, wanted),
+        small: smallNodesOf(program, wanted),
+      };
+    }),
+    update: compileClosure(program, outputs),
+    small: smallNodesOf(program, outputs),
+  };
+}
+
 interface Tensor {
   readonly plan: TensorPlan;
-  readonly closure: Closure;
+  readonly compiled: Compiled;
   readonly parameter: Float32Array;
   readonly gradient: Float32Array | undefined;
   readonly states: Storage[];
@@ -92,11 +142,11 @@ class ReferenceSession implements Session {
 
   constructor(plans: readonly TensorPlan[], options: EngineOptions) {
     this.#options = options;
-    const closures = new Map<unknown, Closure>();
+    const programs = new Map<unknown, Compiled>();
     this.#tensors = plans.map((plan) => {
-      let closure = closures.get(plan.program);
-      if (!closure)
-        closures.set(plan.program, (closure = compileClosure(plan.program)));
+      let compiled = programs.get(plan.program);
+      if (!compiled)
+        programs.set(plan.program, (compiled = compileProgram(plan.program)));
       const own = options.resident || plan.parameter === undefined;
       const parameter = own
         ? new Float32Array(plan.size)
@@ -105,10 +155,12 @@ class ReferenceSession implements Session {
         parameter.set(plan.parameter as Float32Array);
       return {
         plan,
-        closure,
+        compiled,
         parameter,
         gradient: options.resident ? new Float32Array(plan.size) : undefined,
-        states: plan.formats.map((format) => makeStorage(format, plan.size)),
+        states: plan.formats.map((format, s) =>
+          makeStorage(format, stateLength(plan, s)),
+        ),
       };
     });
   }
@@ -143,37 +195,84 @@ class ReferenceSession implements Session {
 
   /** Updates one tensor; returns how many elements were left out. */
   #update(
-    { plan, closure, parameter, states }: Tensor,
+    { plan, compiled, parameter, states }: Tensor,
     { uniforms, keys }: StepTensor,
     given: Float32Array,
     factor: number | undefined,
   ): number {
-    const { size, program } = plan;
+    const { size, program, shape } = plan;
+    const geometry = geometryOf(shape);
+    const check = this.#options.skip !== "off";
     const gradient =
       factor === undefined ? given : given.map((value) => value * factor);
-    const old = states.map((state) => load(state, size));
+    const perElement = program.stateShapes.map((one) => one === "element");
+    const old = states.map((state, s) => load(state, stateLength(plan, s)));
+    const named = (wanted: boolean) =>
+      program.states.flatMap((name, s) =>
+        perElement[s] === wanted ? [[name, old[s]!] as const] : [],
+      );
     const inputs = new Map<string, Float32Array>([
       ["p", parameter],
       ["g", gradient],
-      ...program.states.map((name, i) => [name, old[i]!] as const),
+      ...named(true),
     ]);
-    const outputs = closure(inputs, uniforms, size);
-    const fresh = program.states.map((name) =>
-      outputs.get(name)!.slice(0, size),
+    const small = new SmallValues(
+      program,
+      geometry,
+      uniforms,
+      new Map(named(false)),
     );
-    const updated = outputs.get("p")!;
+    const spread = (nodes: readonly number[]) =>
+      new Map(
+        nodes.map((node) => {
+          const values = small.get(node);
+          const at = elementTo(program.shapes[node]!, geometry);
+          return [
+            node,
+            Float32Array.from({ length: size }, (_, i) => values[at(i)]!),
+          ];
+        }),
+      );
+    for (const { reductions, closure, small: reads } of compiled.passes) {
+      const rows = closure(inputs, uniforms, size, spread(reads));
+      reductions.forEach((node, r) => {
+        const { how } = program.nodes[node] as { how: "sum" | "mean" | "max" };
+        const values = rows[r]!.subarray(0, size).map((value, i) =>
+          check && !(Number.isFinite(gradient[i]) && Number.isFinite(value))
+            ? leftOut(how)
+            : value,
+        );
+        small.set(node, reduceElements(program, node, values, plan));
+      });
+    }
+
+    const rows = compiled.update(
+      inputs,
+      uniforms,
+      size,
+      spread(compiled.small),
+    );
+    const [updated, ...watched] = rows;
     let nonFinite = 0;
+    const fresh = states.map((state, s): Float32Array => {
+      if (!perElement[s])
+        return small.output(program.states[s]!, program.stateShapes[s]!);
+      const place = perElement.slice(0, s).filter(Boolean).length;
+      return watched[place]!.slice(0, size);
+    });
     for (let i = 0; i < size; i++) {
       if (
-        this.#options.skip !== "off" &&
+        check &&
         !(
           Number.isFinite(gradient[i]) &&
-          fresh.every((values) => Number.isFinite(values[i]))
+          watched.every((values) => Number.isFinite(values[i]))
         )
       ) {
         nonFinite++;
-        fresh.forEach((values, s) => (values[i] = old[s]![i]!));
-      } else parameter[i] = updated[i]!;
+        fresh.forEach((values, s) => {
+          if (perElement[s]) values[i] = old[s]![i]!;
+        });
+      } else parameter[i] = updated![i]!;
     }
     states.forEach((state, s) => store(state, fresh[s]!, keys[s]!));
     return nonFinite;
@@ -236,3 +335,30 @@ export const referenceEngine: Engine = {
   name: "reference",
   createSession: async (plans, options) => new ReferenceSession(plans, options),
 };
+
+/** What an element that is left out adds to a reduction. */
+const leftOut = (how: "sum" | "mean" | "max") =>
+  how === "max" ? -Infinity : 0;
+
+/** The result of a reduction, by row, by column, or one number. */
+function reduceElements(
+  program: Program,
+  index: number,
+  values: Float32Array,
+  { shape }: TensorPlan,
+): Float32Array {
+  const node = program.nodes[index]!;
+  if (node.op !== "reduce") throw new Error("reference: not a reduction");
+  const geometry = geometryOf(shape);
+  if (node.over === "all")
+    return Float32Array.of(reduceValues(node.how, values));
+  const at = elementTo(node.over, geometry);
+  const groups = Array.from(
+    { length: shapeLength(node.over, geometry) },
+    (): number[] => [],
+  );
+  values.forEach((value, i) => groups[at(i)]!.push(value));
+  return Float32Array.from(groups, (group) =>
+    reduceValues(node.how, Float32Array.from(group)),
+  );
+}

@@ -17,8 +17,16 @@ import {
 } from "../../formats/pack.ts";
 import { inverseScale, smallestScale } from "../../formats/quantize.ts";
 import type { ModuleBuilder } from "../../formula/assembler.ts";
+import { reductionsOf, type Program } from "../../formula/program.ts";
+import {
+  geometryOf,
+  shapeLength,
+  SmallValues,
+  type Geometry,
+} from "../../formula/small.ts";
 import {
   clipFactor,
+  stateLength,
   type Engine,
   type EngineOptions,
   type Session,
@@ -29,8 +37,15 @@ import {
   type TensorPlan,
 } from "../engine.ts";
 import { planTables, storedBytes, type Tables } from "./codec.ts";
-import { buildKernel } from "./kernel.ts";
-import { Arena, task, taskBytes, taskState, taskStateBytes } from "./layout.ts";
+import { buildKernel, elementStates } from "./kernel.ts";
+import {
+  Arena,
+  mostReductions,
+  task,
+  taskBytes,
+  taskState,
+  taskStateBytes,
+} from "./layout.ts";
 import { canShare, controlBytes, createPool, type Pool } from "./pool.ts";
 import { buildStatistics } from "./statistics.ts";
 
@@ -51,18 +66,34 @@ interface PlacedState {
 /** Where a tensor's data lies; an address of 0 means elsewhere, to be staged. */
 interface Placed {
   readonly plan: TensorPlan;
-  readonly kernel: number;
-  readonly measure: number | undefined;
+  readonly kernels: Kernels;
   readonly parameterAt: number;
   readonly gradientAt: number;
+  /** The states per element, in the order of the kernel. */
   readonly states: readonly PlacedState[];
+  /** The states that are not per element, by name. */
+  readonly smallStates: Map<string, Float32Array<ArrayBuffer>>;
+  readonly geometry: Geometry;
+  /** Address of the addresses of the kernel's small values. */
+  readonly smallAt: number;
+  /** Address of each small value, by node. */
+  readonly smallValues: ReadonlyMap<number, number>;
   readonly tasks: number;
+}
+
+/** Numbers of the kernels of a program and its formats, as the pool knows them. */
+interface Kernels {
+  readonly update: number;
+  readonly measure: number | undefined;
+  readonly passes: readonly number[];
+  /** Nodes whose values the kernels read from memory. */
+  readonly small: readonly number[];
 }
 
 /** Kernels by what they are generated for, numbered as the pool knows them. */
 interface KernelSet {
   readonly modules: { readonly module: ModuleBuilder; readonly name: string }[];
-  readonly byKey: Map<string, { update: number; measure: number | undefined }>;
+  readonly byKey: Map<string, Kernels>;
   scratchBytes: number;
 }
 
@@ -108,27 +139,50 @@ async function createSession(
 
   const placed = plans.map((plan, i): Placed => {
     const own = options.resident || plan.parameter === undefined;
+    const { program } = plan;
+    const geometry = geometryOf(plan.shape);
+    const { small } = chosen[i]!;
+    const perElement = program.states.flatMap((_, s) =>
+      program.stateShapes[s] === "element" ? [s] : [],
+    );
     return {
       plan,
-      kernel: chosen[i]!.update,
-      measure: chosen[i]!.measure,
+      kernels: chosen[i]!,
+      geometry,
+      smallStates: new Map(
+        program.states.flatMap((name, s) =>
+          perElement.includes(s)
+            ? []
+            : [[name, new Float32Array(stateLength(plan, s))] as const],
+        ),
+      ),
+      smallAt: arena.take(4 * small.length),
+      // Kernels read whole vectors, and so up to 12 bytes past the end.
+      smallValues: new Map(
+        small.map((node) => [
+          node,
+          arena.take(4 * shapeLength(program.shapes[node]!, geometry) + 16),
+        ]),
+      ),
       parameterAt: own ? arena.take(4 * plan.size) : 0,
       gradientAt: options.resident ? arena.take(4 * plan.size) : 0,
-      states: plan.formats.map((format) => ({
-        format,
-        codes: arena.take(
-          format.kind === "float"
-            ? 4 * plan.size
-            : codeBytes(format.bits, plan.size),
-        ),
-        scales: arena.take(4 * scaleCount(format, plan.size)),
-      })),
+      states: perElement
+        .map((s) => plan.formats[s]!)
+        .map((format) => ({
+          format,
+          codes: arena.take(
+            format.kind === "float"
+              ? 4 * plan.size
+              : codeBytes(format.bits, plan.size),
+          ),
+          scales: arena.take(4 * scaleCount(format, plan.size)),
+        })),
       tasks: Math.ceil(plan.size / chunk),
     };
   });
 
   // Staging: slots of a chunk of parameters and one of gradients.
-  const states = Math.max(0, ...plans.map((plan) => plan.formats.length));
+  const states = Math.max(0, ...placed.map((one) => one.states.length));
   const stride = Math.ceil(taskBytes(states) / 8) * 8;
   const staged = placed.some((one) => !one.parameterAt || !one.gradientAt);
   const largest = Math.min(
@@ -147,6 +201,24 @@ async function createSession(
     placed.reduce((sum, one) => sum + one.tasks, 0),
   );
   const tasks = arena.take(stride * most);
+  const most32 = (count: (one: Placed) => number) =>
+    Math.max(0, ...placed.map(count));
+  // Sums by row and by column, of one tensor at a time.
+  const sums = {
+    table: arena.take(4 * mostReductions),
+    bytes: most32(
+      ({ plan, geometry }) =>
+        8 *
+        Math.max(
+          0,
+          ...Array.from({ length: plan.program.passes }, (_, pass) =>
+            accumulatedLength(plan.program, pass, geometry),
+          ),
+        ),
+    ),
+    at: 0,
+  };
+  sums.at = arena.take(sums.bytes);
   const uniforms = plans.map((plan) =>
     arena.take(4 * plan.program.uniformCount),
   );
@@ -158,10 +230,12 @@ async function createSession(
   for (const { contents } of tables.values())
     for (const { at, bytes } of contents)
       new Uint8Array(memory.buffer).set(bytes, at);
+  const compiled = new Map<ModuleBuilder, Promise<WebAssembly.Module>>();
+  for (const { module } of kernels.modules)
+    if (!compiled.has(module))
+      compiled.set(module, WebAssembly.compile(module.bytes(shape)));
   const modules = await Promise.all(
-    kernels.modules.map(({ module }) =>
-      WebAssembly.compile(module.bytes(shape)),
-    ),
+    kernels.modules.map(({ module }) => compiled.get(module)!),
   );
   const pool = await createPool({
     memory,
@@ -180,11 +254,13 @@ async function createSession(
     stride,
     uniforms,
     tables,
+    sums,
     workspace:
       tablesEnd -
       pageBytes +
       slots.length * 8 * largest +
       stride * most +
+      sums.bytes +
       plans.reduce((sum, plan) => sum + 4 * plan.program.uniformCount, 0),
   });
 }
@@ -229,21 +305,25 @@ function kernelFor(
   arena: Arena,
   tables: Map<string, Tables>,
   kernels: KernelSet,
-): { update: number; measure: number | undefined } {
-  const formatKeys = plan.formats.map(formatKey);
+): Kernels {
+  const { program } = plan;
+  const formats = elementStates(program).map(
+    (name) => plan.formats[program.states.indexOf(name)]!,
+  );
+  const formatKeys = formats.map(formatKey);
   const key = JSON.stringify([programNumber(plan.program), formatKeys]);
   const known = kernels.byKey.get(key);
   if (known) return known;
-  const mine = plan.formats.map((format, s) => {
+  const mine = formats.map((format) => {
     if (format.kind === "float") return undefined;
     const tableKey = tablesKey(format);
     let made = tables.get(tableKey);
     if (!made) tables.set(tableKey, (made = planTables(format, arena)));
-    return made && { ...made, format: plan.formats[s] as QuantizedFormat };
+    return { ...made, format };
   });
   const kernel = buildKernel({
-    program: plan.program,
-    formats: plan.formats,
+    program,
+    formats,
     tables: mine,
     check: skip !== "off",
     clip,
@@ -253,10 +333,26 @@ function kernelFor(
   const made = {
     update: add("update"),
     measure: kernel.measures ? add("measure") : undefined,
+    passes: Array.from({ length: program.passes }, (_, pass) =>
+      add(`pass${pass}`),
+    ),
+    small: kernel.small,
   };
   kernels.scratchBytes = Math.max(kernels.scratchBytes, kernel.scratchBytes);
   kernels.byKey.set(key, made);
   return made;
+}
+
+/** Sums that the reductions of a pass by row and by column need. */
+function accumulatedLength(
+  program: Program,
+  pass: number,
+  geometry: Geometry,
+): number {
+  return reductionsOf(program, pass).reduce((sum, node) => {
+    const shape = program.shapes[node]!;
+    return sum + (shape === "one" ? 0 : shapeLength(shape, geometry));
+  }, 0);
 }
 
 const programNumbers = /* @__PURE__ */ new WeakMap<object, number>();
@@ -293,6 +389,8 @@ interface Parts {
   readonly stride: number;
   readonly uniforms: readonly number[];
   readonly tables: ReadonlyMap<string, Tables>;
+  /** Where sums by row and column are gathered: their addresses, and the room. */
+  readonly sums: { readonly table: number; readonly at: number };
   readonly workspace: number;
 }
 
@@ -304,6 +402,31 @@ interface Piece {
 }
 
 type Results = (record: number, piece: Piece) => void;
+
+interface PassOptions {
+  /** Whether the kernel reads parameters. */
+  readonly parameter: boolean;
+  /** Whether it changes them. */
+  readonly write: boolean;
+  readonly measured: Measured;
+  /** On this thread alone, in order. */
+  readonly serial?: boolean;
+  /** What results of reductions start from. */
+  readonly starts?: readonly number[];
+}
+
+/** Positions among all states of those that are per element. */
+const positions = /* @__PURE__ */ new WeakMap<Program, readonly number[]>();
+function elementPositions(program: Program): readonly number[] {
+  let known = positions.get(program);
+  if (!known) {
+    known = program.stateShapes.flatMap((shape, s) =>
+      shape === "element" ? [s] : [],
+    );
+    positions.set(program, known);
+  }
+  return known;
+}
 
 class WasmSession implements Session {
   readonly description: string;
@@ -333,7 +456,10 @@ class WasmSession implements Session {
       if (plan.parameter) own.set(plan.parameter as Float32Array);
       return own;
     });
-    for (const { plan, states } of parts.placed)
+    for (const { plan, states, kernels, ...place } of parts.placed) {
+      kernels.small.forEach((node, i) => {
+        this.#words[place.smallAt / 4 + i] = place.smallValues.get(node)!;
+      });
       for (const { format, codes } of states)
         if (format.kind === "quantized")
           this.#bytes.fill(
@@ -341,6 +467,7 @@ class WasmSession implements Session {
             codes,
             codes + codeBytes(format.bits, plan.size),
           );
+    }
     this.#pieces = parts.placed.map(({ plan, tasks }, tensor) =>
       Array.from({ length: tasks }, (_, i) => ({
         tensor,
@@ -371,9 +498,13 @@ class WasmSession implements Session {
         if (given)
           this.#floats.set(given.uniforms, this.#parts.uniforms[i]! / 4);
       });
+      const small = this.#reduce(work);
       const measured = this.#measure(work);
       let nonFinite = 0;
-      for (const [kernel, pieces] of byKernel(work, (i) => placed[i]!.kernel))
+      for (const [kernel, pieces] of byKernel(
+        work,
+        (i) => placed[i]!.kernels.update,
+      ))
         this.#pass(
           kernel,
           pieces,
@@ -384,6 +515,15 @@ class WasmSession implements Session {
         );
       for (const [[tensor, s], scale] of measured.entries())
         this.#floats[placed[tensor]!.states[s]!.scales / 4] = scale;
+      for (const [tensor, values] of small) {
+        const { plan, smallStates } = placed[tensor]!;
+        const { states, stateShapes } = plan.program;
+        // All are computed from the old ones before any is replaced.
+        const fresh = [...smallStates.keys()].map((name) =>
+          values.output(name, stateShapes[states.indexOf(name)]!),
+        );
+        [...smallStates.values()].forEach((state, i) => state.set(fresh[i]!));
+      }
       this.#report = { nonFinite, gradNorm, skipped: false };
     } finally {
       this.#input = [];
@@ -408,15 +548,118 @@ class WasmSession implements Session {
     return { sum, bad };
   }
 
+  /**
+   * The passes of reductions, and between them, on this thread, the values that
+   * follow from them. Tensors in which rows or columns are summed take a turn
+   * each, on one thread: their sums share a place, and their order is fixed.
+   */
+  #reduce(work: readonly (readonly Piece[])[]): Map<number, SmallValues> {
+    const { placed } = this.#parts;
+    const small = new Map<number, SmallValues>();
+    for (const pieces of work) {
+      if (pieces.length === 0) continue;
+      const { tensor } = pieces[0]!;
+      const { plan, geometry, smallStates, kernels } = placed[tensor]!;
+      const { program } = plan;
+      if (program.passes === 0 && kernels.small.length + smallStates.size === 0)
+        continue;
+      const values = new SmallValues(
+        program,
+        geometry,
+        this.#input[tensor]!.uniforms,
+        smallStates,
+      );
+      small.set(tensor, values);
+      for (let pass = 0; pass < program.passes; pass++) {
+        this.#writeSmall(tensor, values, pass);
+        this.#reducePass(tensor, pieces, pass, values);
+      }
+      this.#writeSmall(tensor, values, program.passes);
+    }
+    return small;
+  }
+
+  /** Puts what is known after `level` passes where the kernels read it. */
+  #writeSmall(tensor: number, values: SmallValues, level: number): void {
+    const { plan, kernels, smallValues } = this.#parts.placed[tensor]!;
+    for (const node of kernels.small)
+      if (plan.program.levels[node]! <= level)
+        this.#floats.set(values.get(node), smallValues.get(node)! / 4);
+  }
+
+  #reducePass(
+    tensor: number,
+    pieces: readonly Piece[],
+    pass: number,
+    values: SmallValues,
+  ): void {
+    const { placed, sums } = this.#parts;
+    const { plan, geometry, kernels } = placed[tensor]!;
+    const { program } = plan;
+    const doubles = new Float64Array(this.#parts.memory.buffer);
+    const reductions = reductionsOf(program, pass).map((node) => {
+      const { how } = program.nodes[node] as { how: "sum" | "mean" | "max" };
+      return { node, how, shape: program.shapes[node]! };
+    });
+    const neutral = (how: string) => (how === "max" ? -Infinity : 0);
+    let at = sums.at;
+    const places = reductions.map(({ how, shape }, i) => {
+      if (shape === "one") return undefined;
+      const length = shapeLength(shape, geometry);
+      const view = doubles.subarray(at / 8, at / 8 + length).fill(neutral(how));
+      this.#words[sums.table / 4 + i] = at;
+      at += 8 * length;
+      return view;
+    });
+    const byTask = reductions.map((): number[] => []);
+    this.#pass(
+      kernels.passes[pass]!,
+      pieces,
+      {
+        parameter: true,
+        write: false,
+        measured: new Measured(),
+        serial: places.some(Boolean),
+        starts: reductions.map(({ how }) => neutral(how)),
+      },
+      (record) =>
+        byTask.forEach((results, i) =>
+          results.push(
+            this.#view.getFloat64(record + task.results + 8 * i, true),
+          ),
+        ),
+    );
+    reductions.forEach(({ node, how, shape }, i) => {
+      const raw =
+        places[i] ??
+        Float64Array.of(
+          how === "max"
+            ? Math.max(...byTask[i]!)
+            : byTask[i]!.reduce((sum, value) => sum + value, 0),
+        );
+      const taken = plan.size / shapeLength(shape, geometry);
+      values.set(
+        node,
+        Float32Array.from(raw, (value) =>
+          how === "mean" ? value / taken : value === -Infinity ? 0 : value,
+        ),
+      );
+    });
+  }
+
   /** New scales of the states that have one a tensor. */
   #measure(work: readonly (readonly Piece[])[]): Measured {
     const { placed } = this.#parts;
     const measured = new Measured();
     const needed = work.filter(
       (pieces) =>
-        pieces.length > 0 && placed[pieces[0]!.tensor]!.measure !== undefined,
+        pieces.length > 0 &&
+        placed[pieces[0]!.tensor]!.kernels.measure !== undefined,
     );
-    for (const [kernel, pieces] of byKernel(needed, (i) => placed[i]!.measure!))
+    for (const [kernel, pieces] of byKernel(
+      needed,
+      (i) => placed[i]!.kernels.measure!,
+    ))
       this.#pass(
         kernel,
         pieces,
@@ -439,7 +682,7 @@ class WasmSession implements Session {
   #pass(
     kernel: number,
     pieces: readonly Piece[],
-    how: { parameter: boolean; write: boolean; measured: Measured },
+    how: PassOptions,
     results: Results,
   ): void {
     const { slots, tasks, stride, pool } = this.#parts;
@@ -447,7 +690,7 @@ class WasmSession implements Session {
     let used = 0;
     const flush = () => {
       if (batch.length === 0) return;
-      pool.run(kernel, tasks, batch.length, stride);
+      pool.run(kernel, tasks, batch.length, stride, how.serial);
       batch.forEach(({ piece, slot }, i) => {
         if (how.write && slot !== undefined) this.#takeBack(piece, slot);
         results(tasks + i * stride, piece);
@@ -497,10 +740,10 @@ class WasmSession implements Session {
     record: number,
     { tensor, first, count }: Piece,
     slot: number | undefined,
-    { parameter, measured }: { parameter: boolean; measured: Measured },
+    { parameter, measured, starts = [] }: PassOptions,
   ): void {
-    const { placed, slots, uniforms } = this.#parts;
-    const { parameterAt, states } = placed[tensor]!;
+    const { placed, slots, uniforms, sums } = this.#parts;
+    const { parameterAt, states, geometry, smallAt } = placed[tensor]!;
     const { gradient, keys } = this.#input[tensor]!;
     const staged = slot === undefined ? undefined : slots[slot]!;
     let at = parameterAt + 4 * first;
@@ -530,6 +773,14 @@ class WasmSession implements Session {
     words[base + task.first / 4] = first;
     floats[base + task.factor / 4] = this.#factor;
     words[base + task.nonFinite / 4] = 0;
+    words[base + task.small / 4] = smallAt;
+    words[base + task.columns / 4] = Math.max(1, geometry.columns);
+    words[base + task.rows / 4] = Math.max(1, geometry.rows);
+    words[base + task.accumulators / 4] = sums.table;
+    starts.forEach((start, i) =>
+      this.#view.setFloat64(record + task.results + 8 * i, start, true),
+    );
+    const keyOf = elementPositions(placed[tensor]!.plan.program);
     states.forEach(({ format, codes, scales }, s) => {
       const own = base + (task.states + s * taskStateBytes) / 4;
       const block = format.kind === "quantized" && format.scale === "block";
@@ -537,7 +788,7 @@ class WasmSession implements Session {
       words[own + taskState.scales / 4] = block
         ? scales + (4 * first) / format.blockSize
         : scales;
-      words[own + taskState.key / 4] = keys[s]!;
+      words[own + taskState.key / 4] = keys[keyOf[s]!]!;
       floats[own + taskState.inverse / 4] = inverseScale(
         measured.scale(tensor, s),
       );
@@ -561,8 +812,10 @@ class WasmSession implements Session {
   }
 
   async readState(tensor: number, state: number): Promise<StoredState> {
-    const { plan, states } = this.#parts.placed[tensor]!;
-    const { format, codes, scales } = states[state]!;
+    const { plan } = this.#parts.placed[tensor]!;
+    const small = this.#smallState(tensor, state);
+    if (small) return { kind: "float", values: small.slice() };
+    const { format, codes, scales } = this.#elementState(tensor, state);
     if (format.kind === "float")
       return {
         kind: "float",
@@ -592,7 +845,9 @@ class WasmSession implements Session {
     state: number,
     stored: StoredState,
   ): Promise<void> {
-    const { codes, scales } = this.#parts.placed[tensor]!.states[state]!;
+    const small = this.#smallState(tensor, state);
+    if (small && stored.kind === "float") return void small.set(stored.values);
+    const { codes, scales } = this.#elementState(tensor, state);
     if (stored.kind === "float") {
       this.#floats.set(stored.values, codes / 4);
       return;
@@ -612,8 +867,10 @@ class WasmSession implements Session {
   }
 
   stateBytes(tensor: number, state: number): number {
-    const { plan, states } = this.#parts.placed[tensor]!;
-    const { format } = states[state]!;
+    const { plan } = this.#parts.placed[tensor]!;
+    const small = this.#smallState(tensor, state);
+    if (small) return small.byteLength;
+    const { format } = this.#elementState(tensor, state);
     return format.kind === "float"
       ? 4 * plan.size
       : codeBytes(format.bits, plan.size) + 4 * scaleCount(format, plan.size);
@@ -625,6 +882,19 @@ class WasmSession implements Session {
 
   dispose(): void {
     this.#parts.pool.dispose();
+  }
+
+  #smallState(
+    tensor: number,
+    state: number,
+  ): Float32Array<ArrayBuffer> | undefined {
+    const { plan, smallStates } = this.#parts.placed[tensor]!;
+    return smallStates.get(plan.program.states[state]!);
+  }
+
+  #elementState(tensor: number, state: number): PlacedState {
+    const { plan, states } = this.#parts.placed[tensor]!;
+    return states[elementPositions(plan.program).indexOf(state)]!;
   }
 
   #tablesOf(format: QuantizedFormat): Tables {

@@ -20,6 +20,7 @@
 import type { Format, QuantizedFormat } from "../../formats/format.ts";
 import { storedBits } from "../../formats/pack.ts";
 import {
+  doWhile,
   f32x4,
   i32,
   i32x4,
@@ -33,7 +34,14 @@ import {
   type FunctionBuilder,
   type Local,
 } from "../../formula/assembler.ts";
-import { inputsOf, type Program } from "../../formula/program.ts";
+import {
+  inputsOf,
+  reducedNode,
+  reductionsOf,
+  smallNodesOf,
+  watchedNodes,
+  type Program,
+} from "../../formula/program.ts";
 import { MathFunctions, printWasm, type Vectors } from "../../formula/wasm.ts";
 import {
   emitDecode,
@@ -43,10 +51,12 @@ import {
   type Tables,
 } from "./codec.ts";
 import { task, taskState, taskStateBytes } from "./layout.ts";
+import { Reducer, Segments, type Reduction } from "./reduce.ts";
 import { alwaysShows } from "./shows.ts";
 
 export interface KernelSpec {
   readonly program: Program;
+  /** Of the states per element, in their order. */
   readonly formats: readonly Format[];
   /** Tables of the formats, undefined for float32. */
   readonly tables: readonly (Tables | undefined)[];
@@ -63,13 +73,22 @@ export interface Kernel {
   readonly scratchBytes: number;
   /** Whether a scale of a whole tensor must be measured before the update. */
   readonly measures: boolean;
+  /** Nodes whose values the kernel reads from memory, in the order of their addresses. */
+  readonly small: readonly number[];
 }
+
+/** Names of the states that have a value for each element. */
+export const elementStates = (program: Program): readonly string[] =>
+  program.states.filter((_, s) => program.stateShapes[s] === "element");
 
 const infiniteTwice = 0xff000000; // bits of Infinity, shifted left by one
 const smallestNormal = 0x00800000;
 const lanes = [0, 1, 2, 3] as const;
 
-/** Builds the kernel: `update(task, scratch)` and, if it measures, `measure(task, scratch)`. */
+/**
+ * Builds the kernel: `update(task, scratch)`, if it measures `measure(task,
+ * scratch)`, and for a program with reductions `pass0`, `pass1`, ...
+ */
 export function buildKernel(spec: KernelSpec): Kernel {
   return new KernelBuilder(spec).build();
 }
@@ -92,7 +111,14 @@ interface Constants {
   readonly tensorScale: readonly (Local | undefined)[];
   readonly tensorInverse: readonly (Local | undefined)[];
   readonly keys: readonly (Local | undefined)[];
+  /** Small values that are one number, by node. */
+  readonly single: ReadonlyMap<number, Local>;
 }
+
+/** What a run through phase A is for. */
+type Aim =
+  | { readonly kind: "update" | "measure" }
+  | { readonly kind: "pass"; readonly reductions: readonly Reduction[] };
 
 /** Masks of the careful path. */
 interface Careful {
@@ -115,11 +141,18 @@ class KernelBuilder {
   readonly #early: boolean;
   /** Values whose bits are watched for what is not finite. */
   readonly #watchGradient: boolean;
+  /** States per element. */
+  readonly #names: readonly string[];
+  readonly #small: readonly number[];
+  /** Where small values that vary within a superblock are spread, by node. */
+  readonly #spreadAt = new Map<number, number>();
+  readonly #reducer: Reducer;
   #scratch = 0;
   readonly #rowAt: number[] = [];
   readonly #parameterRow: number;
   readonly #maskRow: number;
   readonly #scaleAt: number[] = [];
+  readonly #passes: readonly (readonly Reduction[])[];
   readonly #half: number;
   readonly #touched: number;
   readonly #stage: {
@@ -138,14 +171,17 @@ class KernelBuilder {
     );
     this.#block = quantized.filter(({ format }) => format.scale === "block");
     this.#tensor = quantized.filter(({ format }) => format.scale === "tensor");
+    this.#names = elementStates(program);
+    this.#small = this.#smallNodes();
+    const spread = this.#small.filter((node) => program.shapes[node] !== "one");
     this.#size = Math.max(
-      quantized.length > 0 ? 256 : 16,
+      quantized.length + spread.length > 0 ? 256 : 16,
       ...this.#block.map(({ format }) => format.blockSize),
     );
     const p = program.outputs.get("p")!;
-    const fresh = new Set(program.states.map((s) => program.outputs.get(s)!));
+    const fresh = new Set(this.#watched());
     this.#early = [...inputsOf(program, [p], fresh)].some((name) =>
-      program.states.includes(name),
+      this.#names.includes(name),
     );
     this.#watchGradient = check && !alwaysShows(program);
 
@@ -159,6 +195,13 @@ class KernelBuilder {
     this.#parameterRow = take(this.#early ? bytes : 0);
     this.#maskRow = take(bytes);
     this.#scaleAt = formats.map((format) => take(8 * this.#blocksIn(format)));
+    // Spreading writes whole vectors, and so up to 12 bytes too many.
+    for (const node of spread) this.#spreadAt.set(node, take(bytes + 16));
+    this.#reducer = new Reducer(this.#module, () => take(bytes));
+    const passes = Array.from({ length: program.passes }, (_, pass) =>
+      this.#reducer.plan(program, pass),
+    );
+    this.#passes = passes;
     this.#half = this.#scratch;
     this.#scratch *= 2;
     this.#touched = take(4);
@@ -172,19 +215,37 @@ class KernelBuilder {
   }
 
   build(): Kernel {
-    const careful = this.#carefulFunction("update");
+    const careful = this.#carefulFunction({ kind: "update" });
     const update =
-      this.#block.length + this.#tensor.length > 0
-        ? this.#blockLoop(careful)
-        : this.#floatLoop(careful);
+      this.#size > 16 ? this.#blockLoop(careful) : this.#floatLoop(careful);
     this.#module.export("update", update);
     const measures = this.#tensor.length > 0;
-    if (measures)
-      this.#module.export(
-        "measure",
-        this.#measureLoop(this.#carefulFunction("measure")),
-      );
-    return { module: this.#module, scratchBytes: this.#scratch, measures };
+    const measure = (name: string, aim: Aim) =>
+      this.#module.export(name, this.#measureLoop(this.#carefulFunction(aim)));
+    if (measures) measure("measure", { kind: "measure" });
+    this.#passes.forEach((reductions, pass) =>
+      measure(`pass${pass}`, { kind: "pass", reductions }),
+    );
+    return {
+      module: this.#module,
+      scratchBytes: this.#scratch,
+      measures,
+      small: this.#small,
+    };
+  }
+
+  /** Every small node that some function of the kernel reads. */
+  #smallNodes(): number[] {
+    const { program } = this.#spec;
+    const wanted = [
+      program.outputs.get("p")!,
+      ...this.#watched(),
+      ...watchedNodes(program),
+      ...Array.from({ length: program.passes }, (_, pass) =>
+        reductionsOf(program, pass).map((one) => reducedNode(program, one)),
+      ).flat(),
+    ];
+    return smallNodesOf(program, wanted);
   }
 
   /** Scales of a state in a superblock. */
@@ -196,7 +257,7 @@ class KernelBuilder {
 
   #watched(): number[] {
     const { program } = this.#spec;
-    return program.states.map((name) => program.outputs.get(name)!);
+    return this.#names.map((name) => program.outputs.get(name)!);
   }
 
   // --- The loop over superblocks -------------------------------------------
@@ -314,7 +375,7 @@ class KernelBuilder {
       const input = (name: string) => {
         let vectors = inputs.get(name);
         if (!vectors) {
-          const s = program.states.indexOf(name);
+          const s = this.#names.indexOf(name);
           const pointer =
             name === "p"
               ? at.parameter
@@ -338,16 +399,21 @@ class KernelBuilder {
       const states = this.#watched();
       const [parameter, ...fresh] = printWasm(
         program,
-        [p, ...states],
+        [p, ...states, ...(check ? watchedNodes(program) : [])],
         4,
         fn,
         this.#math,
-        { input, uniform: constants.uniform },
+        {
+          input,
+          uniform: constants.uniform,
+          small: (node) => lanes.map(() => constants.single.get(node)!),
+        },
       );
+      const stored = fresh.slice(0, states.length);
       const write = fn.capture(() => {
         for (const v of lanes) {
           fn.emit(v128.store(at.parameter.get, parameter![v]!.get, 16 * v));
-          fresh.forEach((vectors, s) =>
+          stored.forEach((vectors, s) =>
             fn.emit(v128.store(at.codes[s]!.get, vectors[v]!.get, 16 * v)),
           );
         }
@@ -505,7 +571,7 @@ class KernelBuilder {
   // --- The careful path -----------------------------------------------------
 
   /** One superblock with masks: (task, scratch, parameter, gradient, first, valid, codes..., scales...). */
-  #carefulFunction(kind: "update" | "measure"): FunctionBuilder {
+  #carefulFunction(aim: Aim): FunctionBuilder {
     const { formats } = this.#spec;
     const n = formats.length;
     const fn = this.#module.function(
@@ -524,8 +590,14 @@ class KernelBuilder {
       valid: fn.let("v128", i32x4.splat(fn.parameter(5).get)),
       count: fn.let("i32", i32.const(0)),
     };
-    this.#phaseA(fn, constants, at, scratch, careful, kind === "measure");
-    if (kind === "update") {
+    this.#phaseA(fn, constants, at, scratch, careful, aim);
+    if (aim.kind === "pass")
+      this.#reducer.accumulate(fn, aim.reductions, {
+        scratch,
+        first: at.first,
+        valid: fn.parameter(5),
+      });
+    if (aim.kind === "update") {
       this.#phaseB(fn, constants, at, scratch, careful);
       const record = fn.parameter(0).get;
       fn.emit(
@@ -575,9 +647,11 @@ class KernelBuilder {
     at: Pointers,
     scratch: Local,
     careful?: Careful,
-    measure = false,
+    aim: Aim = { kind: "update" },
   ): Local {
     const { program, formats, tables, check } = this.#spec;
+    const measure = aim.kind !== "update";
+    this.#spread(fn, scratch, at.first);
     const gradient = fn.let("i32", at.gradient.get);
     const parameter = fn.let("i32", at.parameter.get);
     const codes = at.codes.map((pointer) => fn.let("i32", pointer.get));
@@ -592,8 +666,15 @@ class KernelBuilder {
     const index = careful ? fn.let("v128", i32x4.const(0, 1, 2, 3)) : undefined;
     const states = this.#watched();
     const p = program.outputs.get("p")!;
-    const wanted = this.#early ? [...states, p] : states;
+    const watched = check && !measure ? watchedNodes(program) : [];
+    const wanted =
+      aim.kind === "pass"
+        ? aim.reductions.map(({ operand }) => operand)
+        : [...states, ...watched, ...(this.#early ? [p] : [])];
     const reads = inputsOf(program, wanted);
+    const masksStates = careful && aim.kind !== "pass";
+    const totals =
+      aim.kind === "pass" ? this.#reducer.begin(fn, aim.reductions) : undefined;
 
     const turn = () => {
       const decoded = formats.map((format, s) =>
@@ -604,8 +685,8 @@ class KernelBuilder {
         const side = [pair, pair + 1];
         const inputs = new Map<string, Vectors>();
         formats.forEach((format, s) => {
-          const name = program.states[s]!;
-          if (!reads.has(name) && !careful) return;
+          const name = this.#names[s]!;
+          if (!reads.has(name) && !masksStates) return;
           inputs.set(
             name,
             side.map((v) =>
@@ -633,13 +714,43 @@ class KernelBuilder {
         const results = printWasm(program, wanted, 2, fn, this.#math, {
           input: (name) => inputs.get(name)!,
           uniform: constants.uniform,
+          small: (node) => this.#smallVectors(fn, constants, node, row, side),
         });
         side.forEach((v, i) => {
+          if (aim.kind === "pass") {
+            this.#reducer.take(fn, aim.reductions, totals!, {
+              values: results.map((vectors) => vectors[i]!),
+              gradient: check ? inputs.get("g")![i]! : undefined,
+              inside: i32x4.lt_s(index!.get, careful!.valid.get),
+              row,
+              offset: 16 * v,
+            });
+            fn.emit(index!.set(i32x4.add(index!.get, i32x4.const(4))));
+            return;
+          }
           let fresh = results
             .slice(0, states.length)
             .map((vectors) => vectors[i]!);
+          const others = results
+            .slice(states.length, states.length + watched.length)
+            .map((vectors) => vectors[i]!);
           if (careful)
-            fresh = this.#mask(fn, careful, fresh, inputs, i, index!, row, v);
+            fresh = this.#mask(
+              fn,
+              careful,
+              fresh,
+              others,
+              inputs,
+              i,
+              index!,
+              row,
+              v,
+            );
+          else
+            for (const value of others)
+              fn.emit(
+                worst.set(i32x4.max_u(worst.get, i32x4.shl(value.get, 1))),
+              );
           fresh.forEach((vector, s) => {
             if (!measure)
               fn.emit(
@@ -658,7 +769,7 @@ class KernelBuilder {
             fn.emit(
               v128.store(
                 row.get,
-                results[states.length]![i]!.get,
+                results.at(-1)![i]!.get,
                 this.#parameterRow + 16 * v,
               ),
             );
@@ -694,6 +805,10 @@ class KernelBuilder {
       );
     };
     this.#blocks(fn, turn, begin, finish);
+    if (aim.kind === "pass") {
+      this.#reducer.finish(fn, aim.reductions, totals!);
+      return worst;
+    }
     formats.forEach((format, s) => {
       if (format.kind === "quantized" && format.scale === "block") return;
       if (check && !careful)
@@ -725,19 +840,20 @@ class KernelBuilder {
     fn: FunctionBuilder,
     careful: Careful,
     fresh: readonly Local[],
+    others: readonly Local[],
     inputs: ReadonlyMap<string, Vectors>,
     i: number,
     index: Local,
     row: Local,
     v: number,
   ): Local[] {
-    const { program, check } = this.#spec;
+    const { check } = this.#spec;
     const inside = fn.let("v128", i32x4.lt_s(index.get, careful.valid.get));
     const out = fn.let("v128", i32x4.const(0));
     if (check) {
       const notFinite = (value: Local) =>
         i32x4.ge_u(i32x4.shl(value.get, 1), i32x4.const(infiniteTwice));
-      for (const value of [inputs.get("g")![i]!, ...fresh])
+      for (const value of [inputs.get("g")![i]!, ...fresh, ...others])
         fn.emit(out.set(v128.or(out.get, notFinite(value))));
       fn.emit(
         out.set(v128.and(out.get, inside.get)),
@@ -753,7 +869,7 @@ class KernelBuilder {
         v128.and(
           inside.get,
           v128.bitselect(
-            inputs.get(program.states[s]!)![i]!.get,
+            inputs.get(this.#names[s]!)![i]!.get,
             value.get,
             out.get,
           ),
@@ -816,6 +932,8 @@ class KernelBuilder {
             {
               input: (name) => (name === "p" ? old! : g!),
               uniform: constants.uniform,
+              small: (node) =>
+                this.#smallVectors(fn, constants, node, row, lanes),
             },
             new Map(states.map((node, s) => [node, fresh[s]!])),
           )[0]!;
@@ -890,6 +1008,84 @@ class KernelBuilder {
     for (const { s, format } of this.#tensor) zeros(s, format, this.#size);
   }
 
+  // --- Small values ------------------------------------------------------------
+
+  #smallVectors(
+    fn: FunctionBuilder,
+    constants: Constants,
+    node: number,
+    row: Local,
+    side: readonly number[],
+  ): Vectors {
+    const single = constants.single.get(node);
+    if (single) return side.map(() => single);
+    const offset = this.#spreadAt.get(node)!;
+    return side.map((v) => fn.let("v128", v128.load(row.get, offset + 16 * v)));
+  }
+
+  /** Calls the function that spreads values of rows and columns over a superblock. */
+  #spread(fn: FunctionBuilder, scratch: Local, first: Local): void {
+    if (this.#spreadAt.size === 0) return;
+    this.#spreader ??= this.#makeSpreader();
+    fn.emit(
+      fn.call(this.#spreader, fn.parameter(0).get, scratch.get, first.get),
+    );
+  }
+  #spreader: FunctionBuilder | undefined;
+
+  /** spread(task, scratch, first): segment by segment, each inside one row. */
+  #makeSpreader(): FunctionBuilder {
+    const fn = this.#module.function(["i32", "i32", "i32"]);
+    const { program } = this.#spec;
+    const [scratch, first] = [fn.parameter(1), fn.parameter(2)];
+    const addresses = fn.let("i32", this.#field(fn, task.small));
+    const segment = new Segments(fn, first, i32.const(this.#size));
+    fn.emit(
+      segment.loop(() => {
+        const target = fn.let(
+          "i32",
+          i32.add(scratch.get, i32.shl(segment.done.get, i32.const(2))),
+        );
+        for (const [node, offset] of this.#spreadAt) {
+          const base = i32.load(addresses.get, 4 * this.#small.indexOf(node));
+          const at = (index: Code) =>
+            i32.add(base, i32.shl(index, i32.const(2)));
+          const shape = program.shapes[node]!;
+          const moving = shape === "column";
+          const source = fn.let(
+            "i32",
+            at(
+              moving
+                ? segment.columnIndex()
+                : shape === "row"
+                  ? segment.row.get
+                  : segment.matrix(),
+            ),
+          );
+          const to = fn.let("i32", target.get);
+          const end = fn.let(
+            "i32",
+            i32.add(to.get, i32.shl(segment.length.get, i32.const(2))),
+          );
+          const value = moving
+            ? v128.load(source.get)
+            : fn.let("v128", v128.load32_splat(source.get)).get;
+          fn.emit(
+            doWhile(
+              [
+                ...v128.store(to.get, value, offset),
+                ...to.bump(16),
+                ...(moving ? source.bump(16) : []),
+              ],
+              i32.lt_u(to.get, end.get),
+            ),
+          );
+        }
+      }),
+    );
+    return fn;
+  }
+
   // --- Pieces ----------------------------------------------------------------
 
   /** Nested loops: turns of 16 elements inside blocks, small blocks inside large ones. */
@@ -956,6 +1152,18 @@ class KernelBuilder {
         isStochastic(format)
           ? splat(record, this.#stateField(s, taskState.key))
           : undefined,
+      ),
+      single: new Map(
+        this.#small.flatMap((node, i) =>
+          program.shapes[node] === "one"
+            ? [
+                [
+                  node,
+                  splat(i32.load(this.#field(fn, task.small), 4 * i)),
+                ] as const,
+              ]
+            : [],
+        ),
       ),
     };
   }

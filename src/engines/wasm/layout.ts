@@ -23,9 +23,21 @@ export const task = {
   nonFinite: 24,
   /** Result of the gradient kernel, float64: sum of squares. */
   sum: 32,
-  /** First state. */
-  states: 40,
+  /** Address of the addresses of the small values, in the kernel's order. */
+  small: 40,
+  /** Columns of the tensor's matrices, and rows of each. */
+  columns: 44,
+  rows: 48,
+  /** Address of the addresses of sums or maxima by row or column, float64, by reduction. */
+  accumulators: 52,
+  /** Results of reductions to one number, float64, by reduction of the pass. */
+  results: 56,
+  /** First state; 8 reductions a pass are room enough. */
+  states: 120,
 } as const;
+
+/** Reductions that a pass may take: what a record has room for. */
+export const mostReductions = (task.states - task.results) / 8;
 
 /** Byte offsets in the part of a record that each state has. */
 export const taskState = {

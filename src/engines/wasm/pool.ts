@@ -89,8 +89,17 @@ interface WorkerHandle {
 /** Kernels on one thread or more. */
 export interface Pool {
   readonly threads: number;
-  /** Runs kernel `kernel` on `total` records that lie `stride` bytes apart. */
-  run(kernel: number, tasks: number, total: number, stride: number): void;
+  /**
+   * Runs kernel `kernel` on `total` records that lie `stride` bytes apart;
+   * `serial`: on the calling thread, in order.
+   */
+  run(
+    kernel: number,
+    tasks: number,
+    total: number,
+    stride: number,
+    serial?: boolean,
+  ): void;
   dispose(): void;
 }
 
@@ -127,15 +136,16 @@ export async function createPool(options: PoolOptions): Promise<Pool> {
         names[i]!
       ] as Run,
   );
-  if (scratch.length === 1)
-    return {
-      threads: 1,
-      run(kernel, tasks, total, stride) {
-        for (let i = 0; i < total; i++)
-          kernels[kernel]!(tasks + i * stride, scratch[0]!);
-      },
-      dispose() {},
-    };
+  const inOrder = (
+    kernel: number,
+    tasks: number,
+    total: number,
+    stride: number,
+  ) => {
+    for (let i = 0; i < total; i++)
+      kernels[kernel]!(tasks + i * stride, scratch[0]!);
+  };
+  if (scratch.length === 1) return { threads: 1, run: inOrder, dispose() {} };
 
   const words = new Int32Array(memory.buffer);
   const base = options.control / 4;
@@ -152,16 +162,17 @@ export async function createPool(options: PoolOptions): Promise<Pool> {
   };
   return {
     threads: scratch.length,
-    run(kernel, tasks, total, stride) {
+    run(kernel, tasks, total, stride, serial = false) {
       if (total === 0) return;
+      // One task needs no help.
+      if (serial || total === 1) return inOrder(kernel, tasks, total, stride);
       words[base + control.kernel] = kernel;
       words[base + control.tasks] = tasks;
       words[base + control.stride] = stride;
       Atomics.store(words, base + control.total, total);
       Atomics.store(words, base + control.next, 0);
       Atomics.store(words, base + control.open, 1);
-      // One task needs no help.
-      if (total > 1) wake();
+      wake();
       try {
         work(words, base, kernels, scratch[0]!);
       } finally {
