@@ -188,7 +188,10 @@ describe("creating an optimizer", () => {
 describe("the learning rate", () => {
   test("is called for with the step's number, from 1", async () => {
     const asked: number[] = [];
-    const lr = (step: number) => (asked.push(step), 0.1 * step);
+    const lr = (step: number) => {
+      asked.push(step);
+      return 0.1 * step;
+    };
     const { optimizer } = await open({ a: 1 }, sgd({ lr, momentum: 0 }));
     asked.length = 0;
     for (let t = 0; t < 3; t++) await optimizer.step({ a: Float32Array.of(1) });
@@ -688,8 +691,10 @@ describe("states", () => {
     await optimizer.step({ a: gradientAt(4096, 1, 1) });
     const before = await optimizer.state("a");
     const copy = await optimizer.state("a");
-    if (copy.m!.kind === "quantized")
-      (copy.m!.codes.fill(0), copy.m!.scales.fill(0));
+    if (copy.m!.kind === "quantized") {
+      copy.m!.codes.fill(0);
+      copy.m!.scales.fill(0);
+    }
     expectSameStates("a", await optimizer.state("a"), before);
   });
 
