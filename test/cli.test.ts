@@ -41,11 +41,11 @@ const readLog = (folder: string): Record<string, number>[] =>
     .split("\n")
     .map((line) => JSON.parse(line));
 
-function lowbit(args: string[], input = "") {
+function lowbit(args: string[], input = "", program = node) {
   const env = { ...process.env, NO_COLOR: "1" };
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
-    [...node, ...args],
+    [...program, ...args],
     { cwd: home, encoding: "utf8", input, env },
   );
   return { status, stdout, stderr };
@@ -347,6 +347,39 @@ describe("Ctrl-C", () => {
   test("SIGTERM does the same, exit code 143", async () => {
     expect(await interrupt("terminated", { step: "SIGTERM" })).toBe(143);
     expect(readJson("terminated", "summary.json").status).toBe("interrupted");
+  });
+});
+
+describe("without the optional packages", () => {
+  /** The package's own files, in a folder where nothing is installed. */
+  let bare: string[];
+  beforeAll(() => {
+    const root = path.resolve(import.meta.dirname, "..");
+    for (const name of ["package.json", "src", "cli"])
+      fs.cpSync(path.join(root, name), path.join(home, "bare", name), {
+        recursive: true,
+      });
+    bare = [node[0]!, path.join(home, "bare/cli/main.ts")];
+  });
+
+  test.each([
+    ["typescript", [], /pass --data FILE, or install typescript/],
+    [
+      "jax-js",
+      ["--data", "text.txt"],
+      /jax-js, which is not installed: npm install @jax-js\/jax/,
+    ],
+  ])("%s, train says what to do", (_, args, message) => {
+    const run = lowbit(["train", ...tiny, "--out", "none", ...args], "", bare);
+    expect(run.stderr).toMatch(message);
+    expect(run.stderr).toMatch(/^lowbit: .*\n$/);
+    expect(run.status).toBe(2);
+    expect(fs.existsSync(path.join(home, "none"))).toBe(false);
+  });
+
+  test("help and version still work", () => {
+    expect(lowbit(["train", "--help"], "", bare).status).toBe(0);
+    expect(lowbit(["--version"], "", bare).status).toBe(0);
   });
 });
 

@@ -158,7 +158,9 @@ const describeMatch = (match: Match): string =>
       ? String(match)
       : typeof match === "string"
         ? `'${match}'`
-        : shortList(match);
+        : Array.isArray(match)
+          ? shortList(match as readonly string[])
+          : String(match);
 
 function matchesTensor(
   match: Match,

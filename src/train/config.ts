@@ -40,8 +40,8 @@ export interface TrainConfig {
  * definition has.
  */
 const usualRates: Readonly<Record<string, number>> = {
-  adam: 3e-3,
-  adamw: 3e-3,
+  adam: 1.5e-3,
+  adamw: 1.5e-3,
   lion: 3e-4,
   sgd: 0.1,
 };
@@ -71,7 +71,7 @@ export function resolveConfig(
     ...config,
     lr,
     minLr: config.minLr ?? lr / 10,
-    warmup: config.warmup ?? Math.min(50, Math.floor(config.steps / 10)),
+    warmup: config.warmup ?? Math.min(50, Math.floor(config.steps / 5)),
     evalEvery: config.evalEvery ?? Math.ceil(config.steps / 4),
     threads: config.threads ?? usualThreads(),
   };

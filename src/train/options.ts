@@ -62,7 +62,7 @@ export const trainOptions: { readonly [K in keyof TrainConfig]-?: Option } = {
   },
   steps: {
     group: "training",
-    ...integer(1, { default: 300 }),
+    ...integer(1, { default: 400 }),
     help: "Updates of the parameters",
   },
   batch: {
@@ -89,7 +89,7 @@ export const trainOptions: { readonly [K in keyof TrainConfig]-?: Option } = {
   lr: {
     group: "optimizer",
     ...number(0),
-    help: "Highest learning rate (default: one that suits the optimizer; 0.003 for adamw)",
+    help: "Highest learning rate (default: one that suits the optimizer; 0.0015 for adamw)",
   },
   weightDecay: {
     group: "optimizer",
@@ -126,7 +126,7 @@ export const trainOptions: { readonly [K in keyof TrainConfig]-?: Option } = {
   warmup: {
     group: "optimizer",
     ...integer(0),
-    help: "Steps over which the learning rate rises from 0 (default: a tenth of the steps, 50 at most)",
+    help: "Steps over which the learning rate rises from 0 (default: a fifth of the steps, 50 at most)",
   },
   minLr: {
     group: "optimizer",

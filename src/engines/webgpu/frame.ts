@@ -1,0 +1,475 @@
+/**
+ * The frame of a step in WGSL, generic over the formula and the formats: load,
+ * dequantize, formula, largest magnitude of each block, requantize, store.
+ * Every byte of gradient, parameter and state is read once and written once.
+ *
+ * What was measured and why it looks as it does is in bench/gpu/notes.md.
+ */
+import { printWgsl } from "../../formula/wgsl.ts";
+import { encodeFunction } from "./encode.ts";
+import {
+  carriesGradient,
+  kernelShape,
+  type KernelShape,
+  type KernelSpec,
+  type QuantizedState,
+} from "./kernel.ts";
+import { loadFunctions, storeFunctions } from "./operands.ts";
+
+/** The words of the report buffer; the tensors' scales follow. */
+export const reportWords = { nonFinite: 0, skip: 1, factor: 2, norm: 3 };
+export const reportHeader = 4;
+
+export function kernelCode(spec: KernelSpec): string {
+  const shape = kernelShape(spec);
+  const { solo, mode } = spec;
+  const main =
+    mode === "measure"
+      ? measureMain(shape)
+      : solo
+        ? soloMain(shape)
+        : updateMain(shape);
+  return [
+    declarations(shape),
+    helpers,
+    tableFunctions(shape),
+    ...shape.quantized.map(codeFunctions),
+    loadFunctions(shape),
+    storeFunctions(shape),
+    advanceFunction(shape),
+    ...(mode === "update" ? [storeStates(shape)] : []),
+    main,
+  ].join("\n");
+}
+
+/** One main for a kernel with barriers: an invocation takes one word of codes of each tile. */
+function updateMain(shape: KernelShape): string {
+  const { workgroup } = shape.spec;
+  const { quantized, peaks } = shape;
+  const blocks = quantized.filter(isBlock);
+  return `
+${peaks > 0 ? `var<workgroup> peaks: array<atomic<u32>, ${3 * peaks}>;` : ""}
+@compute @workgroup_size(${workgroup})
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) invocation: u32,
+) {
+  ${quantized.length > 0 ? "load_tables(invocation);" : ""}
+  let span = group.x + group.y * groups.x;
+  // A private variable counts as non-uniform, a local one does not.
+  let own = find_segment(span);
+  segment = own;
+  let total = words(own);
+  let first = (span - job.list[own].first_span) * job.tiles * ${workgroup}u;
+  let end = min(total, first + job.tiles * ${workgroup}u);
+  let skipped = ${skipped(shape)};
+  ${quantized.length > 0 ? "workgroupBarrier();" : ""}
+  var turn = 0u;
+  for (var tile = first; tile < end; tile += ${workgroup}u) {
+    let at = tile + invocation;
+    let live = at < total && !skipped;
+    var lane: Lane;
+    if (live) {
+      lane = advance(at);
+      store_parameter(at, lane);
+${blocks.map((state) => `      atomicMax(&peaks[turn + ${peakIndex(shape, state)}], peak_${state.name}(lane));`).join("\n")}
+    }
+${
+  peaks > 0
+    ? `    workgroupBarrier();
+    // Three sets of peaks in turn, so that one barrier a tile is enough: the
+    // set of the tile after next is read by nobody now.
+    turn += ${peaks}u;
+    if (invocation < ${peaks}u) { atomicStore(&peaks[(turn + ${peaks}u) % ${3 * peaks}u + invocation], 0u); }
+    let current = turn - ${peaks}u;
+    turn %= ${3 * peaks}u;`
+    : ""
+}
+    if (live) {
+${quantized.map((state) => `      let peak_${state.name} = ${isBlock(state) ? `atomicLoad(&peaks[current + ${peakIndex(shape, state)}])` : tensorPeak(state)};`).join("\n")}
+      store_states(at, lane${quantized.map(({ name }) => `, peak_${name}`).join("")});
+${blocks.map((state) => `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at, peak_${state.name}); }`).join("\n")}
+    }
+  }
+${rotateScales(shape)}
+}`;
+}
+
+/**
+ * The main without barriers, for software drivers, where a barrier costs as
+ * much as some hundred elements: an invocation takes the largest block on its
+ * own, twice over.
+ */
+function soloMain(shape: KernelShape): string {
+  const { workgroup } = shape.spec;
+  const { quantized, run, quads } = shape;
+  const blocks = quantized.filter(isBlock);
+  const inRun = (state: QuantizedState) =>
+    (4 * quads * run) / state.format.blockSize;
+  const block = (state: QuantizedState) =>
+    `k / ${state.format.blockSize / (4 * quads)}u`;
+  return `
+@compute @workgroup_size(${workgroup})
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) invocation: u32,
+) {
+  let span = group.x + group.y * groups.x;
+  // A private variable counts as non-uniform, a local one does not.
+  let own = find_segment(span);
+  segment = own;
+  let skipped = ${skipped(shape)};
+  for (var tile = 0u; tile < job.tiles; tile += 1u) {
+    let first = (((span - job.list[segment].first_span) * job.tiles + tile) * ${workgroup}u + invocation) * ${run}u;
+    let end = min(words(own), first + ${run}u);
+    if (first >= end || skipped) { break; }
+${blocks.map((state) => `    var peaks_${state.name}: array<u32, ${inRun(state)}>;`).join("\n")}
+${
+  blocks.length > 0
+    ? `    for (var k = 0u; first + k < end; k += 1u) {
+      let lane = advance(first + k);
+${blocks.map((state) => `      peaks_${state.name}[${block(state)}] = max(peaks_${state.name}[${block(state)}], peak_${state.name}(lane));`).join("\n")}
+    }`
+    : ""
+}
+    for (var k = 0u; first + k < end; k += 1u) {
+      let at = first + k;
+      let lane = advance(at);
+      store_parameter(at, lane);
+      store_states(at, lane${quantized.map((state) => (isBlock(state) ? `, peaks_${state.name}[${block(state)}]` : `, ${tensorPeak(state)}`)).join("")});
+    }
+${blocks.map((state) => `    for (var k = 0u; first + k < end; k += ${state.format.blockSize / (4 * quads)}u) { store_scale_${state.name}(first + k, peaks_${state.name}[${block(state)}]); }`).join("\n")}
+  }
+${rotateScales(shape)}
+}`;
+}
+
+/** The main that finds the largest magnitude of each state with one scale a tensor. */
+function measureMain(shape: KernelShape): string {
+  const { workgroup, solo } = shape.spec;
+  const { quantized, run } = shape;
+  const whole = quantized.filter((state) => !isBlock(state));
+  return `
+${solo ? "" : `var<workgroup> peaks: array<atomic<u32>, ${whole.length}>;`}
+@compute @workgroup_size(${workgroup})
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) invocation: u32,
+) {
+  load_tables(invocation);
+  let span = group.x + group.y * groups.x;
+  // A private variable counts as non-uniform, a local one does not.
+  let own = find_segment(span);
+  segment = own;
+  let skipped = ${skipped(shape)};
+  ${solo ? "" : "workgroupBarrier();"}
+${whole.map(({ name }) => `  var largest_${name} = 0u;`).join("\n")}
+  for (var tile = 0u; tile < job.tiles; tile += 1u) {
+    let first = (((span - job.list[segment].first_span) * job.tiles + tile) * ${workgroup}u + invocation) * ${run}u;
+    let end = min(words(own), first + ${run}u);
+    for (var at = first; at < end; at += 1u) {
+      let lane = advance(at);
+${whole.map(({ name }) => `      largest_${name} = max(largest_${name}, peak_${name}(lane));`).join("\n")}
+    }
+  }
+${whole.map(({ name }, i) => (solo ? `  if (!skipped) { atomicMax(&report[job.list[segment].${name}_next], largest_${name}); }` : `  atomicMax(&peaks[${i}], largest_${name});`)).join("\n")}
+${solo ? "" : "  workgroupBarrier();"}
+${solo ? "" : whole.map(({ name }, i) => `  if (invocation == ${i}u && !skipped) { atomicMax(&report[job.list[segment].${name}_next], atomicLoad(&peaks[${i}])); }`).join("\n")}
+}`;
+}
+
+/**
+ * A tensor's scale has three words in turn: the old one is read while the new
+ * one is found, and the third is cleared for the next step.
+ */
+function rotateScales({ quantized }: KernelShape): string {
+  const whole = quantized.filter((state) => !isBlock(state));
+  if (whole.length === 0) return "";
+  return `  if (span == job.list[segment].first_span && invocation == 0u) {
+${whole.map(({ name }) => `    atomicStore(&report[job.list[segment].${name}_spare], 0u);\n    if (skipped) { atomicStore(&report[job.list[segment].${name}_next], atomicLoad(&report[job.list[segment].${name}_peak])); }`).join("\n")}
+  }`;
+}
+
+const isBlock = ({ format }: QuantizedState) => format.scale === "block";
+const tensorPeak = ({ name }: QuantizedState) =>
+  `atomicLoad(&report[job.list[segment].${name}_next])`;
+const lanesPerBlock = ({ quads }: KernelShape, { format }: QuantizedState) =>
+  format.blockSize / (4 * quads);
+const peakIndex = (shape: KernelShape, state: QuantizedState) =>
+  `${state.peaksAt}u + invocation / ${lanesPerBlock(shape, state)}u`;
+const skipped = ({ spec }: KernelShape) =>
+  spec.guarded ? `atomicLoad(&report[${reportWords.skip}]) != 0u` : "false";
+
+function declarations(shape: KernelShape): string {
+  const { spec, quantized, floats, fields, tables, quads } = shape;
+  const isFloat = (field: string) => /^u\d+$/.test(field);
+  return `
+struct Segment {
+${fields.map((field) => `  ${field}: ${isFloat(field) ? "f32" : "u32"},`).join("\n")}
+}
+/// A dispatch takes several tensors, or pieces of them: its workgroups are
+/// counted through all of them, in spans of so many tiles.
+struct Job {
+  spans: u32,
+  segments: u32,
+  tiles: u32,
+  padding: u32,
+  list: array<Segment, ${spec.segments}>,
+}
+@group(0) @binding(0) var<uniform> job: Job;
+${quantized.length > 0 ? `@group(0) @binding(1) var<uniform> tables: array<vec4i, ${tables.length / 4}>;` : ""}
+@group(0) @binding(2) var<storage, read_write> report: array<atomic<u32>>;
+${quantized.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32>;` : ""}
+${floats.length > 0 ? `@group(0) @binding(4) var<storage, read_write> floats: array<vec4f>;` : ""}
+var<private> segment: u32;
+
+fn find_segment(span: u32) -> u32 {
+  var found = 0u;
+  for (var half = ${spec.segments / 2}u; half > 0u; half /= 2u) {
+    if (found + half < job.segments && job.list[found + half].first_span <= span) { found += half; }
+  }
+  return found;
+}
+/// Words of ${4 * quads} elements in this segment; an invocation takes them whole.
+fn words(index: u32) -> u32 { return (job.list[index].length + ${4 * quads - 1}u) / ${4 * quads}u; }`;
+}
+
+const helpers = `
+fn largest(v: vec4u) -> u32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn magnitude_bits(v: vec4f) -> vec4u { return bitcast<vec4u>(v) & vec4u(0x7fffffffu); }
+/// By bits: WGSL compilers may assume that there is no NaN.
+fn not_finite(v: vec4f) -> vec4<bool> { return magnitude_bits(v) >= vec4u(0x7f800000u); }
+/// formats/random.ts
+fn mix(seed: vec4u) -> vec4u {
+  var x = (seed ^ (seed >> vec4u(16u))) * 0x85ebca6bu;
+  x = (x ^ (x >> vec4u(13u))) * 0xc2b2ae35u;
+  return x ^ (x >> vec4u(16u));
+}
+fn random_bits(key: u32, index: u32) -> vec4u {
+  return mix(((vec4u(index) + vec4u(0u, 1u, 2u, 3u)) * 0x9e3779b1u) ^ vec4u(key));
+}`;
+
+function tableFunctions({ spec, quantized, tables }: KernelShape): string {
+  if (quantized.length === 0) return "";
+  if (spec.solo)
+    return `
+fn load_tables(invocation: u32) {}
+fn entry(i: u32) -> i32 { return tables[i / 4u][i % 4u]; }
+fn value(i: u32) -> f32 { return bitcast<f32>(entry(i)); }`;
+  return `
+var<workgroup> near_tables: array<i32, ${tables.length}>;
+fn load_tables(invocation: u32) {
+  for (var i = invocation; i < ${tables.length / 4}u; i += ${spec.workgroup}u) {
+    let four = tables[i];
+    near_tables[4u * i] = four.x;
+    near_tables[4u * i + 1u] = four.y;
+    near_tables[4u * i + 2u] = four.z;
+    near_tables[4u * i + 3u] = four.w;
+  }
+}
+fn entry(i: u32) -> i32 { return near_tables[i]; }
+fn value(i: u32) -> f32 { return bitcast<f32>(near_tables[i]); }`;
+}
+
+/** Four codes from bits and back, for one state. */
+function codeFunctions(state: QuantizedState): string {
+  const { name, width, table, tableAt, valuesAt, gapsAt } = state;
+  const mask = 2 ** width - 1;
+  const each = (part: (i: number) => string) => [0, 1, 2, 3].map(part);
+  const code = (i: number) =>
+    i === 0 ? `bits & ${mask}u` : `(bits >> ${i * width}u) & ${mask}u`;
+  const drawn = `
+  // Up with a probability by the distance from the entry below.
+  let above = (x - vec4f(${each((i) => `value(${valuesAt}u + code[${i}])`).join(", ")}))
+    * vec4f(${each((i) => `value(${gapsAt}u + code[${i}])`).join(", ")});
+  let chance = vec4f(random_bits(job.list[segment].${name}_key, index) >> vec4u(8u)) * 0x1p-24f;
+  code += select(vec4u(0u), vec4u(1u), chance < above);`;
+  return `
+fn decode_${name}(bits: u32) -> vec4f {
+  return vec4f(${each((i) => `value(${valuesAt}u + (${code(i)}))`).join(", ")});
+}
+${encodeFunction(`encode_one_${name}`, table, tableAt)}
+fn encode_${name}(x: vec4f, index: u32) -> u32 {
+  var code = vec4u(${each((i) => `encode_one_${name}(x[${i}])`).join(", ")});${gapsAt === undefined ? "" : drawn}
+  return ${each((i) => (i === 0 ? "code.x" : `(code[${i}] << ${i * width}u)`)).join(" | ")};
+}`;
+}
+
+const perQuad = <T>({ quads }: KernelShape, part: (k: number) => T): T[] =>
+  Array.from({ length: quads }, (_, k) => part(k));
+
+/** Load, dequantize, formula; what is not finite keeps its old values. */
+function advanceFunction(shape: KernelShape): string {
+  const { spec, states, quantized, quads } = shape;
+  const { program, aligned, skip, clip, mode } = spec;
+  const newNodes = states.map(({ name }) => program.outputs.get(name)!);
+  const watchGradient = !newNodes.some((node) =>
+    carriesGradient(program, node),
+  );
+  const masked = !aligned || quads > 1;
+  const quad = (k: number) => {
+    const formula = {
+      type: "vec4f",
+      input: (name: string) =>
+        name === "p" || name === "g" ? `${name}${k}` : `old_${name}${k}`,
+      uniform: (index: number) => `job.list[segment].u${index}`,
+    } as const;
+    const fresh = printWgsl(program, newNodes, {
+      ...formula,
+      prefix: `s${k}_`,
+    });
+    return `
+  let quad${k} = at * ${quads}u + ${k}u;
+  let p${k} = load_p(quad${k});
+  let g${k} = load_g(quad${k})${clip ? ` * bitcast<f32>(atomicLoad(&report[${reportWords.factor}]))` : ""};
+${states.map((state) => loadState(shape, state.index, k)).join("\n")}
+${fresh.statements.map((line) => `  ${line}`).join("\n")}
+${states.map(({ name }, i) => `  var new_${name}${k} = ${masked ? `select(vec4f(0.0), ${fresh.results[i]}, inside(quad${k}))` : fresh.results[i]};`).join("\n")}`;
+  };
+  const worst = perQuad(shape, (k) => [
+    ...states.map(({ name }) => `magnitude_bits(new_${name}${k})`),
+    ...(watchGradient ? [`magnitude_bits(g${k})`] : []),
+  ]).flat();
+  const guard = `
+${perQuad(shape, (k) => `  var bad${k} = vec4<bool>(false);`).join("\n")}
+  if (largest(${worst.reduce((a, b) => `max(${a}, ${b})`)}) >= 0x7f800000u) {
+${perQuad(
+  shape,
+  (k) => `    bad${k} = ${[
+    ...states.map(({ name }) => `not_finite(new_${name}${k})`),
+    ...(watchGradient ? [`not_finite(g${k})`] : []),
+  ].reduce((a, b) => `(${a} | ${b})`)}${masked ? ` & inside(quad${k})` : ""};
+${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${name}${k}, bad${k});`).join("\n")}`,
+).join("\n")}
+  }`;
+  const parameter = (k: number) => {
+    const given = new Map(
+      newNodes.map((node, i) => [node, `new_${states[i]!.name}${k}`]),
+    );
+    const text = printWgsl(
+      program,
+      [program.outputs.get("p")!],
+      {
+        type: "vec4f",
+        prefix: `p${k}_`,
+        input: (name) =>
+          name === "p" || name === "g" ? `${name}${k}` : `old_${name}${k}`,
+        uniform: (index) => `job.list[segment].u${index}`,
+      },
+      given,
+    );
+    return `
+${text.statements.map((line) => `  ${line}`).join("\n")}
+  lane.p${k} = ${skip ? `select(${text.results[0]}, p${k}, bad${k})` : text.results[0]};
+${skip ? `  lane.bad${k} = bad${k};` : ""}`;
+  };
+  const update = mode === "update";
+  return `
+struct Lane {
+${perQuad(shape, (k) => [`  p${k}: vec4f,`, ...(skip ? [`  bad${k}: vec4<bool>,`] : []), ...states.map(({ name }) => `  ${name}${k}: vec4f,`)].join("\n")).join("\n")}
+}
+${aligned ? `fn inside(quad: u32) -> vec4<bool> { return vec4<bool>(4u * quad < job.list[segment].length); }` : `fn inside(quad: u32) -> vec4<bool> { return 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(job.list[segment].length); }`}
+fn advance(at: u32) -> Lane {
+  var lane: Lane;
+${quantized.map((state) => loadCodes(shape, state)).join("\n")}
+${perQuad(shape, quad).join("\n")}
+${skip && worst.length > 0 ? guard : skip ? perQuad(shape, (k) => `  let bad${k} = not_finite(g${k});`).join("\n") : ""}
+${perQuad(shape, (k) => states.map(({ name }) => `  lane.${name}${k} = new_${name}${k};`).join("\n")).join("\n")}
+${update ? perQuad(shape, parameter).join("\n") : ""}
+  return lane;
+}
+${quantized.map(({ name }) => `fn peak_${name}(lane: Lane) -> u32 { return largest(${perQuad(shape, (k) => `magnitude_bits(lane.${name}${k})`).reduce((a, b) => `max(${a}, ${b})`)}); }`).join("\n")}`;
+}
+
+/** Words of codes that an invocation owns. */
+const codeWords = ({ quads }: KernelShape, { width }: QuantizedState) =>
+  (quads * width) / 8;
+
+function loadCodes(shape: KernelShape, state: QuantizedState): string {
+  const { name, format } = state;
+  const count = codeWords(shape, state);
+  const scale =
+    format.scale === "block"
+      ? `bitcast<f32>(codes[job.list[segment].${name}_scales + at / ${lanesPerBlock(shape, state)}u])`
+      : `bitcast<f32>(atomicLoad(&report[job.list[segment].${name}_peak]))`;
+  return [
+    ...Array.from(
+      { length: count },
+      (_, i) =>
+        `  let bits_${name}${i} = codes[job.list[segment].${name}_at + at * ${count}u + ${i}u];`,
+    ),
+    `  let scale_${name} = ${scale};`,
+  ].join("\n");
+}
+
+function loadState(shape: KernelShape, index: number, k: number): string {
+  const state = shape.quantized.find((one) => one.index === index);
+  const { name } = shape.states[index]!;
+  if (!state)
+    return `  let old_${name}${k} = floats[job.list[segment].${name}_at + quad${k}];`;
+  const word = Math.floor((k * state.width) / 8);
+  const shift = (k * state.width * 4) % 32;
+  return `  let old_${name}${k} = decode_${name}(bits_${name}${word}${shift ? ` >> ${shift}u` : ""}) * scale_${name};`;
+}
+
+/** The states' new form; scales are stored apart, when nobody reads the old ones. */
+function storeStates(shape: KernelShape): string {
+  const { quantized, floats } = shape;
+  const store = (state: QuantizedState) => {
+    const { name, width, zeroCode } = state;
+    const count = codeWords(shape, state);
+    let zeroWord = 0;
+    for (let i = 0; i < 32; i += width) zeroWord |= zeroCode << i;
+    const word = (i: number) =>
+      perQuad(shape, (k) => k)
+        .filter((k) => Math.floor((k * width) / 8) === i)
+        .map((k) => {
+          const shift = (k * width * 4) % 32;
+          const outside = shape.spec.aligned
+            ? ""
+            : ` & inside_bits_${name}(at * ${shape.quads}u + ${k}u)`;
+          const code = `encode_${name}(x_${name}${k}, 4u * (at * ${shape.quads}u + ${k}u) + job.list[segment].index)${outside}`;
+          return shift ? `((${code}) << ${shift}u)` : `(${code})`;
+        })
+        .join(" | ");
+    return `
+  // Below the smallest normal number, or not finite: a group of zeros.
+  let valid_${name} = peak_${name} >= 0x00800000u && peak_${name} < 0x7f800000u;
+  // 1 / scale must not be subnormal: it would count as 0.
+  let down_${name} = select(1.0, 0x1p-32f, peak_${name} >= 0x7e000000u);
+  let inverse_${name} = 1.0 / (bitcast<f32>(peak_${name}) * down_${name});
+${perQuad(shape, (k) => `  var x_${name}${k} = lane.${name}${k} * inverse_${name};`).join("\n")}
+  if (down_${name} != 1.0) {
+${perQuad(shape, (k) => `    x_${name}${k} = (lane.${name}${k} * down_${name}) * inverse_${name};`).join("\n")}
+  }
+${Array.from({ length: count }, (_, i) => `  codes[job.list[segment].${name}_at + at * ${count}u + ${i}u] = select(${zeroWord >>> 0}u, ${word(i)}, valid_${name});`).join("\n")}`;
+  };
+  return `
+${quantized
+  .filter(isBlock)
+  .map(
+    (state) => `fn store_scale_${state.name}(at: u32, peak: u32) {
+  codes[job.list[segment].${state.name}_scales + at / ${lanesPerBlock(shape, state)}u] = select(0u, peak, peak >= 0x00800000u);
+}`,
+  )
+  .join("\n")}
+${
+  shape.spec.aligned
+    ? ""
+    : quantized
+        .map(
+          ({ name, width }) => `fn inside_bits_${name}(quad: u32) -> u32 {
+  let left = job.list[segment].length - min(job.list[segment].length, 4u * quad);
+  return select((1u << (min(left, 3u) * ${width}u)) - 1u, 0xffffffffu, left >= 4u);
+}`,
+        )
+        .join("\n")
+}
+fn store_states(at: u32, lane: Lane${quantized.map(({ name }) => `, peak_${name}: u32`).join("")}) {
+${floats.map(({ name }) => perQuad(shape, (k) => `  ${k > 0 ? `if (any(inside(at * ${shape.quads}u + ${k}u))) { ` : ""}floats[job.list[segment].${name}_at + at * ${shape.quads}u + ${k}u] = lane.${name}${k};${k > 0 ? " }" : ""}`).join("\n")).join("\n")}
+${quantized.map(store).join("\n")}
+}`;
+}

@@ -1,0 +1,223 @@
+/**
+ * What a shader is generated from, and the numbers that follow from it: how
+ * many elements an invocation takes, which words it owns, what a segment of
+ * the job list holds.
+ */
+import type { Format, QuantizedFormat } from "../../formats/format.ts";
+import { storedBits } from "../../formats/pack.ts";
+import { makeCoder, roundingOf } from "../../formats/quantize.ts";
+import { thresholds } from "../../formats/encode.ts";
+import type { Program } from "../../formula/program.ts";
+import { inputsOf } from "../../formula/program.ts";
+import { shaderTable, tableWords, type ShaderTable } from "./encode.ts";
+
+/** How a parameter or gradient is stored; arithmetic is always float32. */
+export type ElementType = "float32" | "float16" | "bfloat16";
+
+/**
+ * `update` is the step. `measure` only finds the scales of a whole tensor that
+ * the update then stores by.
+ */
+export type Mode = "update" | "measure";
+
+export interface KernelSpec {
+  readonly program: Program;
+  readonly formats: readonly Format[];
+  readonly parameterType: ElementType;
+  readonly gradientType: ElementType;
+  /** How a 16-bit parameter is rounded. */
+  readonly parameterRounding: "nearest" | "stochastic";
+  /** Parameters and gradients can be read four elements at a time. */
+  readonly aligned: boolean;
+  /** Parameter bindings, and as many gradient bindings. */
+  readonly slots: number;
+  /** Segments that a job list has room for. */
+  readonly segments: number;
+  readonly skip: boolean;
+  /** Whether a norm is measured first: clipping, or leaving out whole steps. */
+  readonly guarded: boolean;
+  readonly clip: boolean;
+  /** One invocation takes a whole block, so that no barrier is needed. */
+  readonly solo: boolean;
+  readonly workgroup: number;
+  readonly mode: Mode;
+}
+
+/** A state of the program, and where it is found. */
+export interface StateSpec {
+  readonly name: string;
+  readonly index: number;
+  readonly format: Format;
+}
+
+/** A state stored in codes. */
+export interface QuantizedState extends StateSpec {
+  readonly format: QuantizedFormat;
+  readonly width: number;
+  readonly table: ShaderTable;
+  /** First word of the encode table, and of the codebook, in the tables. */
+  readonly tableAt: number;
+  readonly valuesAt: number;
+  /** First word of 1 / gap, for stochastic rounding. */
+  readonly gapsAt: number | undefined;
+  readonly zeroCode: number;
+  /** Blocks in a tile before this state's. */
+  readonly peaksAt: number;
+  readonly blocksPerTile: number;
+}
+
+export interface KernelShape {
+  readonly spec: KernelSpec;
+  readonly states: readonly StateSpec[];
+  readonly quantized: readonly QuantizedState[];
+  readonly floats: readonly StateSpec[];
+  /** vec4f an invocation; it owns the words of codes of 4 * quads elements. */
+  readonly quads: number;
+  /** Words of 4 * quads elements that one invocation takes in turn; 1 unless solo. */
+  readonly run: number;
+  /** Blocks of a tile (a workgroup's elements), over all states. */
+  readonly peaks: number;
+  /** Tables of all states: int32 words, padded to a multiple of 4. */
+  readonly tables: Int32Array<ArrayBuffer>;
+  /** Names of a segment's 4-byte fields, in order; a multiple of 4. */
+  readonly fields: readonly string[];
+  readonly readsParameter: boolean;
+}
+
+/** Bytes before the list of segments. */
+export const jobHeader = 16;
+
+export function kernelShape(spec: KernelSpec): KernelShape {
+  const { program, formats, workgroup } = spec;
+  const states = program.states.map((name, index): StateSpec => ({
+    name,
+    index,
+    format: formats[index]!,
+  }));
+  const isBlock = ({ format }: StateSpec) =>
+    format.kind === "quantized" && format.scale === "block";
+  const blocks = states
+    .filter(isBlock)
+    .map(({ format }) => (format as QuantizedFormat).blockSize);
+  // Whole words: a word of narrow codes holds more than four elements. And a
+  // block lies within a workgroup.
+  const widths = states.map(({ format }) =>
+    format.kind === "float" ? 32 : storedBits(format.bits),
+  );
+  const quads = Math.max(
+    1,
+    ...widths.map((width) => 8 / width),
+    ...(spec.solo ? [] : blocks.map((size) => size / (4 * workgroup))),
+  );
+  const run = spec.solo ? Math.max(16, ...blocks) / (4 * quads) : 1;
+
+  const words: number[] = [];
+  let peaks = 0;
+  const quantized = states.flatMap((state): QuantizedState[] => {
+    const { format } = state;
+    if (format.kind === "float") return [];
+    const coder = makeCoder(format);
+    const table = shaderTable(
+      thresholds(format.values, roundingOf(format)),
+      format.signed,
+    );
+    const tableAt = words.length;
+    words.push(...tableWords(table));
+    const valuesAt = words.length;
+    // Every code that a word may hold decodes to something.
+    const count = 2 ** storedBits(format.bits);
+    const floats = (values: Float32Array) =>
+      new Int32Array(
+        Float32Array.from({ length: count }, (_, i) => values[i] ?? 0).buffer,
+      );
+    words.push(...floats(format.values));
+    const stochastic = format.rounding === "stochastic";
+    const gapsAt = stochastic ? words.length : undefined;
+    if (stochastic) words.push(...floats(coder.inverseGaps));
+    const blocksPerTile =
+      format.scale === "block"
+        ? (workgroup * 4 * quads * run) / format.blockSize
+        : 0;
+    const peaksAt = peaks;
+    peaks += blocksPerTile;
+    return [
+      {
+        ...state,
+        format,
+        width: storedBits(format.bits),
+        table,
+        tableAt,
+        valuesAt,
+        gapsAt,
+        zeroCode: coder.zero,
+        peaksAt,
+        blocksPerTile,
+      },
+    ];
+  });
+  while (words.length % 4 !== 0) words.push(0);
+  return {
+    spec,
+    states,
+    quantized,
+    floats: states.filter(({ format }) => format.kind === "float"),
+    quads,
+    run,
+    peaks,
+    tables: Int32Array.from(words),
+    fields: segmentFields(spec, quantized, states),
+    readsParameter: inputsOf(program, [...program.outputs.values()]).has("p"),
+  };
+}
+
+function segmentFields(
+  spec: KernelSpec,
+  quantized: readonly QuantizedState[],
+  states: readonly StateSpec[],
+): string[] {
+  const fields = ["first_span", "length", "index"];
+  fields.push("p_slot", "g_slot", "p_at", "g_at");
+  for (const { name } of states) fields.push(`${name}_at`);
+  for (const { name, format, gapsAt } of quantized) {
+    if (format.scale === "block") fields.push(`${name}_scales`);
+    else fields.push(`${name}_peak`, `${name}_next`, `${name}_spare`);
+    if (gapsAt !== undefined) fields.push(`${name}_key`);
+  }
+  if (spec.parameterRounding === "stochastic") fields.push("p_key");
+  for (let i = 0; i < spec.program.uniformCount; i++) fields.push(`u${i}`);
+  // A list in uniform memory has strides of 16 bytes.
+  for (let i = 0; fields.length % 4 !== 0; i++) fields.push(`pad${i}`);
+  return fields;
+}
+
+/** Bytes of the job list that a kernel is bound to. */
+export function jobBytes({ spec, fields }: KernelShape): number {
+  return jobHeader + 4 * fields.length * spec.segments;
+}
+
+/** Elements that a workgroup takes in one turn. */
+export function tileElements({ spec, quads, run }: KernelShape): number {
+  return spec.workgroup * 4 * quads * run;
+}
+
+/**
+ * Whether a node is not finite whenever the gradient is not: then looking at
+ * it is enough, and the gradient itself need not be looked at.
+ */
+export function carriesGradient(program: Program, node: number): boolean {
+  const one = program.nodes[node]!;
+  switch (one.op) {
+    case "input":
+      return one.name === "g";
+    case "add":
+    case "sub":
+    case "mul":
+      return carriesGradient(program, one.a) || carriesGradient(program, one.b);
+    case "neg":
+    case "abs":
+    case "div":
+      return carriesGradient(program, one.a);
+    default:
+      return false;
+  }
+}

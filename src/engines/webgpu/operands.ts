@@ -1,0 +1,199 @@
+/**
+ * Parameters and gradients in a shader: float32, or float16 and bfloat16
+ * packed two a word; four elements at a time where they lie at a multiple of
+ * four, else one by one. Arithmetic is always float32.
+ *
+ * Several tensors in buffers of their own go through one dispatch: each has a
+ * pair of bindings (a slot), and a switch on the segment's slot picks it.
+ */
+import type { ElementType, KernelShape } from "./kernel.ts";
+import { reportWords } from "./frame.ts";
+
+export const firstSlotBinding = 5;
+
+/** Bytes of an element. */
+export const elementBytes = (type: ElementType): number =>
+  type === "float32" ? 4 : 2;
+
+export function loadFunctions(shape: KernelShape): string {
+  const { parameterType, gradientType, slots } = shape.spec;
+  return [
+    ...slotDeclarations("p", parameterType, "read_write", 0, shape),
+    ...slotDeclarations("g", gradientType, "read", slots, shape),
+    loadFunction("p", parameterType, shape),
+    loadFunction("g", gradientType, shape),
+  ].join("\n");
+}
+
+/** What one access moves: four elements, or as little as a binding holds. */
+function accessType(type: ElementType, aligned: boolean): string {
+  if (type === "float32") return aligned ? "vec4f" : "f32";
+  return aligned ? "vec2u" : "u32";
+}
+
+function slotDeclarations(
+  name: string,
+  type: ElementType,
+  access: string,
+  after: number,
+  { spec: { slots, aligned } }: KernelShape,
+): string[] {
+  return Array.from(
+    { length: slots },
+    (_, slot) =>
+      `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${accessType(type, aligned)}>;`,
+  );
+}
+
+/** The same statement for every slot, behind a switch where there are several. */
+function onSlot(
+  name: string,
+  slots: number,
+  statement: (slot: number) => string,
+): string {
+  if (slots === 1) return statement(0);
+  const cases = Array.from({ length: slots - 1 }, (_, i) => i + 1);
+  return `switch job.list[segment].${name}_slot {
+${cases.map((slot) => `    case ${slot}u: { ${statement(slot)} }`).join("\n")}
+    default: { ${statement(0)} }
+  }`;
+}
+
+const unpack: Readonly<
+  Record<Exclude<ElementType, "float32">, (word: string) => string>
+> = {
+  float16: (word) => `unpack2x16float(${word})`,
+  bfloat16: (word) =>
+    `bitcast<vec2f>(vec2u(${word} << 16u, ${word} & 0xffff0000u))`,
+};
+
+function loadFunction(
+  name: string,
+  type: ElementType,
+  { spec: { slots, aligned }, quads }: KernelShape,
+): string {
+  const at = `job.list[segment].${name}_at`;
+  if (aligned) {
+    // Of several quads the last ones may lie beyond the end; their results are dropped.
+    const index =
+      quads === 1 ? "quad" : "min(quad, (job.list[segment].length - 1u) / 4u)";
+    const value = type === "float32" ? "vec4f" : "vec2u";
+    const result =
+      type === "float32"
+        ? "loaded"
+        : `vec4f(${unpack[type]("loaded.x")}, ${unpack[type]("loaded.y")})`;
+    return `
+fn load_${name}(quad: u32) -> vec4f {
+  let i = ${at} + ${index};
+  var loaded: ${value};
+  ${onSlot(name, slots, (slot) => `loaded = ${name}_${slot}[i];`)}
+  return ${result};
+}`;
+  }
+  const one = (j: number) =>
+    type === "float32"
+      ? onSlot(
+          name,
+          slots,
+          (slot) => `loaded[${j}] = ${name}_${slot}[i.${"xyzw"[j]}];`,
+        )
+      : onSlot(
+          name,
+          slots,
+          (slot) =>
+            `{ let pair = ${unpack[type](`${name}_${slot}[i.${"xyzw"[j]} / 2u]`)}; loaded[${j}] = pair[i.${"xyzw"[j]} % 2u]; }`,
+        );
+  return `
+fn load_${name}(quad: u32) -> vec4f {
+  let i = ${at} + min(4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u), vec4u(job.list[segment].length - 1u));
+  var loaded: vec4f;
+  ${[0, 1, 2, 3].map(one).join("\n  ")}
+  return loaded;
+}`;
+}
+
+/** `store_parameter(at, lane)`: the parameters, and the count of what was left out. */
+export function storeFunctions(shape: KernelShape): string {
+  const { spec, quads } = shape;
+  if (spec.mode === "measure") return "";
+  const counted = spec.skip
+    ? `
+  let count = dot(${Array.from({ length: quads }, (_, k) => `select(vec4u(0u), vec4u(1u), lane.bad${k})`).join(" + ")}, vec4u(1u));
+  if (count > 0u) { atomicAdd(&report[${reportWords.nonFinite}], count); }`
+    : "";
+  return `
+${packFunction(shape)}
+${storeQuad(shape)}
+fn store_parameter(at: u32, lane: Lane) {
+${Array.from({ length: quads }, (_, k) => `  store_p(at * ${quads}u + ${k}u, lane.p${k});`).join("\n")}${counted}
+}`;
+}
+
+function packFunction({ spec }: KernelShape): string {
+  const { parameterType: type, parameterRounding: rounding } = spec;
+  if (type === "float32") return "";
+  if (type === "bfloat16")
+    return `
+/// The upper halves, rounded; infinities and NaN keep their upper bits.
+fn round_p(v: vec4f, index: u32) -> vec4u {
+  let bits = bitcast<vec4u>(v);
+  let more = ${rounding === "stochastic" ? "random_bits(job.list[segment].p_key, index) >> vec4u(16u)" : "vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u))"};
+  return select(bits + more, bits, not_finite(v)) >> vec4u(16u);
+}
+fn pack_p(v: vec4f, index: u32) -> vec2u {
+  let halves = round_p(v, index);
+  return vec2u(halves.x | (halves.y << 16u), halves.z | (halves.w << 16u));
+}`;
+  const rounded =
+    rounding === "stochastic"
+      ? `
+  // 13 bits fall away; below 2^-14 the spacing is 2^-24.
+  let drawn = random_bits(job.list[segment].p_key, index);
+  let bits = (bitcast<vec4u>(v) + (drawn >> vec4u(19u))) & vec4u(0xffffe000u);
+  let small = floor(abs(v) * 0x1p24f + vec4f(drawn >> vec4u(8u)) * 0x1p-24f) * 0x1p-24f * sign(v);
+  let r = select(select(bitcast<vec4f>(bits), small, abs(v) < vec4f(0x1p-14f)), v, not_finite(v));`
+      : `
+  let r = v;`;
+  return `
+fn pack_p(v: vec4f, index: u32) -> vec2u {${rounded}
+  return vec2u(pack2x16float(r.xy), pack2x16float(r.zw));
+}`;
+}
+
+function storeQuad({ spec, quads }: KernelShape): string {
+  const { parameterType: type, aligned, slots } = spec;
+  const packed =
+    type === "float32"
+      ? ""
+      : "let packed = pack_p(v, 4u * quad + job.list[segment].index);";
+  if (aligned)
+    return `
+fn store_p(quad: u32, v: vec4f) {
+  ${quads > 1 ? "if (4u * quad >= job.list[segment].length) { return; }" : ""}
+  ${packed}
+  let i = job.list[segment].p_at + quad;
+  ${onSlot("p", slots, (slot) => `p_${slot}[i] = ${type === "float32" ? "v" : "packed"};`)}
+}`;
+  if (type === "float32")
+    return `
+fn store_p(quad: u32, v: vec4f) {
+  let i = job.list[segment].p_at + 4u * quad;
+  let left = job.list[segment].length - min(job.list[segment].length, 4u * quad);
+${[0, 1, 2, 3].map((j) => `  if (left > ${j}u) { ${onSlot("p", slots, (slot) => `p_${slot}[i + ${j}u] = v[${j}];`)} }`).join("\n")}
+}`;
+  return `
+fn store_p(quad: u32, v: vec4f) {
+  ${packed}
+  let i = job.list[segment].p_at / 2u + 2u * quad;
+  let left = job.list[segment].length - min(job.list[segment].length, 4u * quad);
+${[0, 1]
+  .map((j) =>
+    [
+      `  if (left > ${2 * j + 1}u) { ${onSlot("p", slots, (slot) => `p_${slot}[i + ${j}u] = packed[${j}];`)} }`,
+      // The upper half of the last word is somebody else's.
+      `  if (left == ${2 * j + 1}u) { ${onSlot("p", slots, (slot) => `p_${slot}[i + ${j}u] = (p_${slot}[i + ${j}u] & 0xffff0000u) | (packed[${j}] & 0xffffu);`)} }`,
+    ].join("\n"),
+  )
+  .join("\n")}
+}`;
+}
