@@ -21,7 +21,7 @@ function evaluate(
   const program = compileFormula({
     name: "test",
     update,
-    states,
+    states: Object.fromEntries(states.map((name) => [name, "signed" as const])),
     scalars: Object.keys(scalars),
   });
   const rows = new Map(
@@ -31,7 +31,9 @@ function evaluate(
     ]),
   );
   const outputs = compileClosure(program)(rows, program.uniforms(scalars), 1);
-  return Object.fromEntries([...outputs].map(([name, row]) => [name, row[0]!]));
+  return Object.fromEntries(
+    [...program.outputs.keys()].map((name, i) => [name, outputs[i]![0]!]),
+  );
 }
 const value = (expression: string, inputs = {}, scalars = {}) =>
   evaluate(`p = ${expression}`, inputs, scalars).p;
@@ -105,7 +107,7 @@ describe("the language", () => {
 
 describe("what depends on the step alone", () => {
   const program = (update: string, scalars: string[]) =>
-    compileFormula({ name: "test", update, states: [], scalars });
+    compileFormula({ name: "test", update, states: {}, scalars });
 
   test("is computed in float64 and rounded once", () => {
     // In float32, 1 - 0.999 has an error of 1.3e-5 of itself.

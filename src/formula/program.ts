@@ -71,6 +71,8 @@ export interface Program {
   readonly stateShapes: readonly Shape[];
   /** Shape of each node. */
   readonly shapes: readonly Shape[];
+  /** Of each node, see {@link isSmall}. */
+  readonly small: readonly boolean[];
   /**
    * How many passes over the elements come before a node can be known: 0, or
    * one more than what the reductions it depends on are taken of.
@@ -488,6 +490,7 @@ class Builder {
     const nodes: Node[] = [];
     const shapes: Shape[] = [];
     const levels: number[] = [];
+    const small: boolean[] = [];
     this.#nodes.forEach((node, index) => {
       if (!used.has(index)) return;
       if (node.op === "uniform") {
@@ -499,6 +502,12 @@ class Builder {
       renumbered.set(index, nodes.push(node) - 1);
       shapes.push(this.#shapes[index]!);
       const before = Math.max(0, ...operands(node).map((a) => levels[a]!));
+      small.push(
+        shapes.at(-1) !== "element" &&
+          (node.op === "reduce" ||
+            node.op === "input" ||
+            operands(node).some((operand) => small[operand]!)),
+      );
       const takesPass = node.op === "reduce" && shapes[node.a] === "element";
       levels.push(takesPass ? before + 1 : before);
     });
@@ -506,6 +515,7 @@ class Builder {
       owner,
       nodes,
       shapes,
+      small,
       levels,
       passes: Math.max(0, ...levels),
       needsMatrix: shapes.some((shape) =>
@@ -595,12 +605,12 @@ export interface Backend<T> {
   small?(index: number, shape: Shape): T;
 }
 
-/** Whether a node has fewer values than there are elements, and is no constant of the step. */
+/**
+ * Whether a node has fewer values than there are elements and is no matter of
+ * the step alone: code per element reads it instead of computing it.
+ */
 export function isSmall(program: Program, index: number): boolean {
-  const { op } = program.nodes[index]!;
-  return (
-    program.shapes[index] !== "element" && op !== "const" && op !== "uniform"
-  );
+  return program.small[index]!;
 }
 
 /**

@@ -56,7 +56,11 @@ describeGpu("WGSL on a device", () => {
             ];
           }),
         );
-        const expected = compileClosure(program)(rows, uniforms, length);
+        const closure = compileClosure(program);
+        const results = closure(rows, uniforms, length);
+        const expected = new Map(
+          [...program.outputs.keys()].map((name, i) => [name, results[i]!]),
+        );
         const actual = await runWgsl(device, program, type, rows, uniforms);
         for (const [name, values] of expected) {
           const wrong = actual
