@@ -3,7 +3,7 @@
  * engine joins with one line in {@link engines}.
  */
 import { createOptimizer, sgd, type Device } from "lowbit";
-import { gpuSkipReason, openDevice } from "./gpu.ts";
+import { gpuSkipReason, openDevice, openGpu } from "./gpu.ts";
 
 export interface EngineEntry {
   readonly name: string;
@@ -16,7 +16,10 @@ export interface EngineEntry {
   readonly exact: boolean;
   /** Another entry that it must equal to the bit; it takes fewer cases of its own. */
   readonly twinOf?: string;
-  /** Barriers are slow on a software GPU: such an engine takes fewer and smaller cases. */
+  /**
+   * A software GPU: compiling a kernel takes seconds there. Such an engine takes
+   * fewer cases, chosen so that they still cover every option.
+   */
   readonly slow?: boolean;
 }
 
@@ -48,7 +51,7 @@ export const engines: readonly EngineEntry[] = [
     close: closeWebgpu,
     skipReason: gpuSkipReason() ?? (await missing("webgpu")),
     exact: false,
-    slow: true,
+    slow: await softwareGpu(),
   },
 ];
 
@@ -62,6 +65,15 @@ async function closeWebgpu() {
   await gpuDevice.queue.onSubmittedWorkDone();
   gpuDevice.destroy();
   gpuDevice = undefined;
+}
+
+async function softwareGpu(): Promise<boolean> {
+  if (gpuSkipReason()) return false;
+  const info = (await (await openGpu()).requestAdapter())?.info;
+  if (!info) return false;
+  const { vendor, architecture, device, description } = info;
+  const words = [vendor, architecture, device, description].join(" ");
+  return /swiftshader|llvmpipe|lavapipe|software/i.test(words);
 }
 
 /** Whether the engine's module is not in the tree. */
