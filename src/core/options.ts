@@ -219,7 +219,7 @@ function resolveTensor(
       `${recipe.name}: '${tensor.name}' of shape [${tensor.shape.join(", ")}] has fewer than two axes, and the optimizer speaks of rows and columns; define its form for vectors`,
     );
   const wanted = Object.values(formatsOf(own, storage));
-  const quantized = wanted.some((format) => format.kind === "quantized");
+  const quantized = wanted.some(({ bits }) => bits !== 32);
   if (quantized && tensor.size < minimum)
     return {
       optimizer: own,

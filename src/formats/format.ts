@@ -9,7 +9,7 @@ export type Sign = "signed" | "unsigned";
  * left out comes from the recipe or from {@link resolveFormat}.
  */
 export interface FormatOptions {
-  /** 2..8 bits a code, or 32 for plain float32. Default 8. */
+  /** 2..8 bits a code, 16 for bfloat16, or 32 for float32. Default 8. */
   readonly bits?: number;
   /** Name of a codebook, or its values (sorted, in [-1, 1]). Default: dynamic, and at 4 bits and below linear-nozero for an unsigned state. */
   readonly codebook?: CodebookName | (string & {}) | ArrayLike<number>;
@@ -25,10 +25,12 @@ export interface FormatOptions {
   readonly signed?: boolean;
 }
 
-/** Plain float32 storage. */
+/** Plain storage: float32, or bfloat16. */
 export interface FloatFormat {
   readonly kind: "float";
-  readonly bits: 32;
+  readonly bits: 16 | 32;
+  /** How a bfloat16 is rounded. */
+  readonly rounding: "nearest" | "stochastic";
 }
 
 /** Codes and scales. */
@@ -49,7 +51,11 @@ export interface QuantizedFormat {
 /** How one state is stored, checked and complete. */
 export type Format = FloatFormat | QuantizedFormat;
 
-export const float32: FloatFormat = { kind: "float", bits: 32 };
+export const float32: FloatFormat = {
+  kind: "float",
+  bits: 32,
+  rounding: "nearest",
+};
 
 const knownOptions = [
   "bits",
@@ -78,9 +84,9 @@ export function resolveFormat(
       );
   const { bits = 8, signed = sign === "signed" } = options;
   if (bits === 32) return float32;
-  if (!Number.isInteger(bits) || bits < 2 || bits > 8)
+  if (bits !== 16 && (!Number.isInteger(bits) || bits < 2 || bits > 8))
     throw new RangeError(
-      `format: bits must be 2 to 8, or 32, given ${String(bits)}`,
+      `format: bits must be 2 to 8, 16 or 32, given ${String(bits)}`,
     );
   const {
     scale = "block",
@@ -114,6 +120,14 @@ export function resolveFormat(
     throw new TypeError(
       "format: an unsigned codebook cannot hold a state with a sign; leave `signed` out",
     );
+  if (bits === 16) {
+    for (const key of ["codebook", "scale", "keepSign"] as const)
+      if (options[key] !== undefined)
+        throw new TypeError(
+          `format: 16 bits are bfloat16, which has no ${key}; leave it out`,
+        );
+    return { kind: "float", bits, rounding };
+  }
   const named = typeof chosen === "string";
   const values = named
     ? codebook(chosen, { bits, signed })
@@ -163,7 +177,7 @@ export function scaleCount(format: Format, length: number): number {
 
 /** Bytes that a state of `length` elements takes: codes and scales, or float32. */
 export function stateBytes(format: Format, length: number): number {
-  if (format.kind === "float") return 4 * length;
+  if (format.kind === "float") return (format.bits / 8) * length;
   return codeBytes(format.bits, length) + 4 * scaleCount(format, length);
 }
 
@@ -174,7 +188,12 @@ export function zeroCode(format: QuantizedFormat): number {
 
 /** One line for a person: `8-bit dynamic, block 256`. */
 export function describeFormat(format: Format): string {
-  if (format.kind === "float") return "float32";
+  if (format.kind === "float")
+    return format.bits === 32
+      ? "float32"
+      : format.rounding === "stochastic"
+        ? "bfloat16, stochastic rounding"
+        : "bfloat16";
   const { bits, codebook: name, signed, scale, blockSize, rounding } = format;
   const parts = [
     `${bits}-bit ${signed ? "signed" : "unsigned"} ${name}`,

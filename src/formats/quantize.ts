@@ -141,7 +141,7 @@ export function quantize(
   );
   if (format.kind === "float")
     throw new RangeError(
-      "quantize: bits must be 2 to 8; float32 needs no quantization",
+      "quantize: bits must be 2 to 8; 16 and 32 bits are not quantized",
     );
   const scales = groupScales(data, format);
   const final = fromData ? withQuantiles(data, scales, format) : format;

@@ -21,7 +21,12 @@ export function randomKey(seed: number, ...counters: number[]): number {
 /** Spreads neighbouring element indices before they are mixed. */
 export const indexMultiplier = 0x9e3779b1;
 
+/** 32 random bits for an element. */
+export function hash(key: number, index: number): number {
+  return mix(Math.imul(index, indexMultiplier) ^ key);
+}
+
 /** Uniform in [0, 1) with 24 bits, exact in float32. */
 export function uniform(key: number, index: number): number {
-  return (mix(Math.imul(index, indexMultiplier) ^ key) >>> 8) * 2 ** -24;
+  return (hash(key, index) >>> 8) * 2 ** -24;
 }

@@ -122,6 +122,8 @@ const lanes = (bytes: Uint8Array): Code => [...simd(0x0c), ...bytes];
 export const v128 = {
   load: load(simd(0x00), 4),
   load32_splat: load(simd(0x09), 2),
+  /** Four 16-bit numbers, each widened with zeros to 32 bits. */
+  load16x4_u: load(simd(0x04), 3),
   load32_zero: load(simd(0x5c), 2),
   load64_zero: load(simd(0x5d), 3),
   store: store(simd(0x0b), 4),
@@ -180,6 +182,7 @@ export const i8x16 = {
 
 export const i16x8 = {
   abs: unary(0x80),
+  narrow_i32x4_u: binary(0x86),
   narrow_i32x4_s: binary(0x85),
   shl: shift(0x8b),
   shr_u: shift(0x8d),

@@ -71,7 +71,7 @@ export interface Optimizer {
 
 /** What a user may set beside the hyperparameters. */
 export interface StorageOptions {
-  /** Bits of every state: 2..8, or 32. Default 32. */
+  /** Bits of every state: 2..8, 16 (bfloat16), or 32. Default 32. */
   readonly bits?: number;
   /** Elements that share an absmax. */
   readonly blockSize?: number;

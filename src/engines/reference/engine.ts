@@ -3,6 +3,11 @@
  * loops over one tensor after another.
  */
 import type { Format } from "../../formats/format.ts";
+import {
+  fromBfloat16,
+  toBfloat16,
+  toBfloat16Stochastic,
+} from "../../formats/bfloat16.ts";
 import { scaleCount } from "../../formats/format.ts";
 import { packCodes, unpackCodes } from "../../formats/pack.ts";
 import {
@@ -44,6 +49,11 @@ import { clipFactor, stateLength } from "../engine.ts";
 /** One state of one tensor: float32 values, or packed codes and scales. */
 type Storage =
   | { kind: "float"; values: Float32Array<ArrayBuffer> }
+  | {
+      kind: "bfloat16";
+      stochastic: boolean;
+      values: Uint16Array<ArrayBuffer>;
+    }
   | {
       kind: "quantized";
       coder: Coder;
@@ -97,7 +107,13 @@ interface Tensor {
 
 function makeStorage(format: Format, size: number): Storage {
   if (format.kind === "float")
-    return { kind: "float", values: new Float32Array(size) };
+    return format.bits === 32
+      ? { kind: "float", values: new Float32Array(size) }
+      : {
+          kind: "bfloat16",
+          stochastic: format.rounding === "stochastic",
+          values: new Uint16Array(size),
+        };
   const coder = makeCoder(format);
   return {
     kind: "quantized",
@@ -109,6 +125,8 @@ function makeStorage(format: Format, size: number): Storage {
 
 function load(state: Storage, size: number): Float32Array {
   if (state.kind === "float") return state.values;
+  if (state.kind === "bfloat16")
+    return Float32Array.from(state.values, fromBfloat16);
   const { format } = state.coder;
   const values = new Float32Array(size);
   const codes = unpackCodes(state.codes, format.bits, size);
@@ -119,6 +137,14 @@ function load(state: Storage, size: number): Float32Array {
 function store(state: Storage, values: Float32Array, key: number): void {
   if (state.kind === "float") {
     state.values.set(values);
+    return;
+  }
+  if (state.kind === "bfloat16") {
+    values.forEach((value, i) => {
+      state.values[i] = state.stochastic
+        ? toBfloat16Stochastic(value, key, i)
+        : toBfloat16(value);
+    });
     return;
   }
   const { coder, scales } = state;
@@ -284,8 +310,8 @@ class ReferenceSession implements Session {
 
   async readState(tensor: number, state: number): Promise<StoredState> {
     const storage = this.#tensors[tensor]!.states[state]!;
-    return storage.kind === "float"
-      ? { kind: "float", values: storage.values.slice() }
+    return storage.kind !== "quantized"
+      ? { kind: "float", values: load(storage, storage.values.length).slice() }
       : {
           kind: "quantized",
           codes: storage.codes.slice(),
@@ -301,6 +327,8 @@ class ReferenceSession implements Session {
     const storage = this.#tensors[tensor]!.states[state]!;
     if (storage.kind === "float" && stored.kind === "float")
       storage.values.set(stored.values);
+    if (storage.kind === "bfloat16" && stored.kind === "float")
+      storage.values.set(stored.values.map(toBfloat16));
     if (storage.kind === "quantized" && stored.kind === "quantized") {
       storage.codes.set(stored.codes);
       storage.scales.set(stored.scales);
@@ -317,7 +345,7 @@ class ReferenceSession implements Session {
 
   stateBytes(tensor: number, state: number): number {
     const storage = this.#tensors[tensor]!.states[state]!;
-    return storage.kind === "float"
+    return storage.kind !== "quantized"
       ? storage.values.byteLength
       : storage.codes.byteLength + storage.scales.byteLength;
   }

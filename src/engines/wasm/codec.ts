@@ -4,7 +4,11 @@
  * instruction a look-up), and the instructions that go with them.
  */
 import { encodeTable, encodeWith } from "../../formats/encode.ts";
-import type { Format, QuantizedFormat } from "../../formats/format.ts";
+import type {
+  FloatFormat,
+  Format,
+  QuantizedFormat,
+} from "../../formats/format.ts";
 import { storedBits } from "../../formats/pack.ts";
 import { makeCoder } from "../../formats/quantize.ts";
 import { indexMultiplier } from "../../formats/random.ts";
@@ -92,7 +96,7 @@ export function planTables(format: QuantizedFormat, arena: Arena): Tables {
 /** Bytes that `elements` (a multiple of 16) take in a state's array. */
 export const storedBytes = (format: Format, elements: number): number =>
   format.kind === "float"
-    ? 4 * elements
+    ? (format.bits / 8) * elements
     : (elements * storedBits(format.bits)) / 8;
 
 /** A look-up of four float32 at byte offsets `indices` from a table. */
@@ -132,7 +136,11 @@ export function emitDecode(
   pointer: Code,
 ): Code[] {
   if (format.kind === "float")
-    return [0, 16, 32, 48].map((offset) => v128.load(pointer, offset));
+    return [0, 1, 2, 3].map((vector) =>
+      format.bits === 32
+        ? v128.load(pointer, 16 * vector)
+        : i32x4.shl(v128.load16x4_u(pointer, 8 * vector), 16),
+    );
   const at = tables!.decode;
   switch (storedBits(format.bits)) {
     case 8: {
@@ -282,21 +290,46 @@ function countThresholds(fn: FunctionBuilder, tables: Tables, x: Local): Local {
   return count;
 }
 
-/** Adds 1 to a code with the probability that its value's place in the gap says. */
-function roundUp(
+/** Stores 16 values as float32, or rounded to bfloat16. */
+export function emitStore(
   fn: FunctionBuilder,
-  tables: Tables,
-  code: Local,
-  x: Local,
+  format: FloatFormat,
+  values: Vectors,
+  pointer: Code,
+  random: Randomness | undefined,
+): void {
+  if (format.bits === 32) {
+    values.forEach((value, i) =>
+      fn.emit(v128.store(pointer, value.get, 16 * i)),
+    );
+    return;
+  }
+  // Add what carries into the upper half, and keep that half.
+  const halves = values.map((value, vector) => {
+    const carry = random
+      ? i32x4.shr_u(drawBits(fn, random, vector).get, 16)
+      : i32x4.add(
+          i32x4.const(0x7fff),
+          v128.and(i32x4.shr_u(value.get, 16), i32x4.const(1)),
+        );
+    return fn.let("v128", i32x4.shr_u(i32x4.add(value.get, carry), 16));
+  });
+  for (const pair of [0, 2])
+    fn.emit(
+      v128.store(
+        pointer,
+        i16x8.narrow_i32x4_u(halves[pair]!.get, halves[pair + 1]!.get),
+        8 * pair,
+      ),
+    );
+}
+
+/** 32 random bits for each lane of one of four vectors, see formats/random.ts. */
+function drawBits(
+  fn: FunctionBuilder,
   { key, index }: Randomness,
   vector: number,
 ): Local {
-  const lanes = laneOffsets(fn, i32x4.shl(code.get, 2));
-  const above = f32x4.sub(x.get, gather(tables.values, lanes));
-  const chance = fn.let(
-    "v128",
-    f32x4.mul(above, gather(tables.inverseGaps, lanes)),
-  );
   const hash = fn.let(
     "v128",
     v128.xor(
@@ -318,9 +351,29 @@ function roundUp(
     );
   mixed(16, 0x85ebca6b);
   mixed(13, 0xc2b2ae35);
+  fn.emit(hash.set(v128.xor(hash.get, i32x4.shr_u(hash.get, 16))));
+  return hash;
+}
+
+/** Adds 1 to a code with the probability that its value's place in the gap says. */
+function roundUp(
+  fn: FunctionBuilder,
+  tables: Tables,
+  code: Local,
+  x: Local,
+  random: Randomness,
+  vector: number,
+): Local {
+  const lanes = laneOffsets(fn, i32x4.shl(code.get, 2));
+  const above = f32x4.sub(x.get, gather(tables.values, lanes));
+  const chance = fn.let(
+    "v128",
+    f32x4.mul(above, gather(tables.inverseGaps, lanes)),
+  );
+  const hash = drawBits(fn, random, vector);
   const drawn = f32x4.mul(
     f32x4.convert_i32x4_u(
-      i32x4.shr_u(v128.xor(hash.get, i32x4.shr_u(hash.get, 16)), 8),
+      i32x4.shr_u(hash.get, 8),
     ),
     f32x4.const(2 ** -24),
   );

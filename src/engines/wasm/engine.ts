@@ -4,6 +4,7 @@
  * size and never grows; parameters and gradients that live elsewhere pass
  * through staging areas, a chunk at a time.
  */
+import { fromBfloat16, toBfloat16 } from "../../formats/bfloat16.ts";
 import {
   scaleCount,
   type Format,
@@ -170,11 +171,7 @@ async function createSession(
         .map((s) => plan.formats[s]!)
         .map((format) => ({
           format,
-          codes: arena.take(
-            format.kind === "float"
-              ? 4 * plan.size
-              : codeBytes(format.bits, plan.size),
-          ),
+          codes: arena.take(storageBytes(format, plan.size)),
           scales: arena.take(4 * scaleCount(format, plan.size)),
         })),
       tasks: Math.ceil(plan.size / chunk),
@@ -343,6 +340,12 @@ function kernelFor(
   return made;
 }
 
+/** Bytes of a state's codes, or of its float32 or bfloat16 values. */
+const storageBytes = (format: Format, size: number): number =>
+  format.kind === "float"
+    ? (format.bits / 8) * size
+    : codeBytes(format.bits, size);
+
 /** Sums that the reductions of a pass by row and by column need. */
 function accumulatedLength(
   program: Program,
@@ -376,7 +379,7 @@ const tablesKey = (format: QuantizedFormat): string =>
 
 const formatKey = (format: Format): string =>
   format.kind === "float"
-    ? "float"
+    ? `float ${format.bits} ${format.rounding}`
     : `${tablesKey(format)} ${format.scale} ${format.blockSize}`;
 
 interface Parts {
@@ -819,7 +822,10 @@ class WasmSession implements Session {
     if (format.kind === "float")
       return {
         kind: "float",
-        values: this.#floats.slice(codes / 4, codes / 4 + plan.size),
+        values:
+          format.bits === 32
+            ? this.#floats.slice(codes / 4, codes / 4 + plan.size)
+            : Float32Array.from(this.#halves(codes, plan.size), fromBfloat16),
       };
     const bytes = this.#bytes.slice(
       codes,
@@ -847,9 +853,13 @@ class WasmSession implements Session {
   ): Promise<void> {
     const small = this.#smallState(tensor, state);
     if (small && stored.kind === "float") return void small.set(stored.values);
-    const { codes, scales } = this.#elementState(tensor, state);
+    const { format, codes, scales } = this.#elementState(tensor, state);
     if (stored.kind === "float") {
-      this.#floats.set(stored.values, codes / 4);
+      if (format.bits === 32) this.#floats.set(stored.values, codes / 4);
+      else
+        this.#halves(codes, stored.values.length).set(
+          stored.values.map(toBfloat16),
+        );
       return;
     }
     this.#bytes.set(stored.codes, codes);
@@ -871,9 +881,7 @@ class WasmSession implements Session {
     const small = this.#smallState(tensor, state);
     if (small) return small.byteLength;
     const { format } = this.#elementState(tensor, state);
-    return format.kind === "float"
-      ? 4 * plan.size
-      : codeBytes(format.bits, plan.size) + 4 * scaleCount(format, plan.size);
+    return storageBytes(format, plan.size) + 4 * scaleCount(format, plan.size);
   }
 
   workspaceBytes(): number {
@@ -895,6 +903,10 @@ class WasmSession implements Session {
   #elementState(tensor: number, state: number): PlacedState {
     const { plan, states } = this.#parts.placed[tensor]!;
     return states[elementPositions(plan.program).indexOf(state)]!;
+  }
+
+  #halves(address: number, length: number): Uint16Array {
+    return new Uint16Array(this.#parts.memory.buffer, address, length);
   }
 
   #tablesOf(format: QuantizedFormat): Tables {

@@ -46,6 +46,7 @@ import { MathFunctions, printWasm, type Vectors } from "../../formula/wasm.ts";
 import {
   emitDecode,
   emitEncode,
+  emitStore,
   storedBytes,
   type Randomness,
   type Tables,
@@ -175,7 +176,8 @@ class KernelBuilder {
     this.#small = this.#smallNodes();
     const spread = this.#small.filter((node) => program.shapes[node] !== "one");
     this.#size = Math.max(
-      quantized.length + spread.length > 0 ? 256 : 16,
+      // Float32 alone needs no phases.
+      spread.length > 0 || formats.some(({ bits }) => bits !== 32) ? 256 : 16,
       ...this.#block.map(({ format }) => format.blockSize),
     );
     const p = program.outputs.get("p")!;
@@ -518,7 +520,7 @@ class KernelBuilder {
           staged: here(this.#stage.codes[s]!),
           bytes:
             format.kind === "float"
-              ? floats
+              ? i32.shl(rest.get, i32.const(Math.log2(format.bits / 8)))
               : ceiling(Math.log2(8 / storedBits(format.bits))),
           back: true,
         };
@@ -952,17 +954,13 @@ class KernelBuilder {
         fn.emit(v128.store(parameter.get, updated[v]!.get, 16 * v));
       formats.forEach((format, s) => {
         if (format.kind === "float") {
-          for (const v of lanes)
-            fn.emit(v128.store(codes[s]!.get, fresh[s]![v]!.get, 16 * v));
+          emitStore(fn, format, fresh[s]!, codes[s]!.get, randomOf(s));
           return;
         }
         const x = fresh[s]!.map((vector) =>
           fn.let("v128", f32x4.mul(vector.get, inverse[s]!.get)),
         );
-        const random: Randomness | undefined = isStochastic(format)
-          ? { key: constants.keys[s]!, index: index! }
-          : undefined;
-        emitEncode(fn, tables[s]!, x, codes[s]!.get, random);
+        emitEncode(fn, tables[s]!, x, codes[s]!.get, randomOf(s));
       });
       fn.emit(
         parameter.bump(64),
@@ -974,6 +972,10 @@ class KernelBuilder {
         ...(index ? [index.set(i32x4.add(index.get, i32x4.const(16)))] : []),
       );
     };
+    const randomOf = (s: number): Randomness | undefined =>
+      isStochastic(formats[s]!)
+        ? { key: constants.keys[s]!, index: index! }
+        : undefined;
     const begin = ({ s }: BlockState) => {
       const offset = this.#scaleAt[s]!;
       fn.emit(
@@ -1240,4 +1242,4 @@ function scaleOf(
 }
 
 const isStochastic = (format: Format): boolean =>
-  format.kind === "quantized" && format.rounding === "stochastic";
+  format.rounding === "stochastic";
