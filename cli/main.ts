@@ -63,14 +63,11 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-try {
-  process.exitCode = await main(process.argv.slice(2));
-} catch (error) {
-  if (error instanceof InputError) {
-    console.error(`lowbit: ${error.message}`);
-    process.exitCode = 2;
-  } else {
-    console.error(error);
-    process.exitCode = 1;
-  }
-}
+main(process.argv.slice(2)).then(
+  (code) => (process.exitCode = code),
+  (error: unknown) => {
+    const isInput = error instanceof InputError;
+    console.error(isInput ? `lowbit: ${error.message}` : error);
+    process.exitCode = isInput ? 2 : 1;
+  },
+);
