@@ -57,10 +57,9 @@ ${rows.join("\n")}
 lowbit <command> --help explains a command; lowbit --version prints the version.`;
 }
 
-// `lowbit train | head` closes our output early, which is no mistake.
+// A reader that has seen enough, as `head`, is no mistake of ours.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(0);
-  throw error;
+  if (error.code !== "EPIPE") throw error;
 });
 
 main(process.argv.slice(2)).then(
