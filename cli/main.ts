@@ -57,20 +57,16 @@ ${rows.join("\n")}
 lowbit <command> --help explains a command; lowbit --version prints the version.`;
 }
 
-// `lowbit train | head` closes our output early, which is no mistake.
+// A reader that has seen enough, as `head`, is no mistake of ours.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(0);
-  throw error;
+  if (error.code !== "EPIPE") throw error;
 });
 
-try {
-  process.exitCode = await main(process.argv.slice(2));
-} catch (error) {
-  if (error instanceof InputError) {
-    console.error(`lowbit: ${error.message}`);
-    process.exitCode = 2;
-  } else {
-    console.error(error);
-    process.exitCode = 1;
-  }
-}
+main(process.argv.slice(2)).then(
+  (code) => (process.exitCode = code),
+  (error: unknown) => {
+    const isInput = error instanceof InputError;
+    console.error(isInput ? `lowbit: ${error.message}` : error);
+    process.exitCode = isInput ? 2 : 1;
+  },
+);

@@ -344,6 +344,15 @@ describe("Ctrl-C", () => {
     }
   });
 
+  test("a reader that leaves, as in `lowbit train | head`, ends it politely", async () => {
+    const closed = interrupt("piped", {});
+    const { stdout } = children.at(-1)!;
+    await new Promise((resolve) => stdout!.once("data", resolve));
+    stdout!.destroy();
+    expect(await closed).toBe(141);
+    expect(readJson("piped", "summary.json").status).toBe("interrupted");
+  });
+
   test("SIGTERM does the same, exit code 143", async () => {
     expect(await interrupt("terminated", { step: "SIGTERM" })).toBe(143);
     expect(readJson("terminated", "summary.json").status).toBe("interrupted");

@@ -2,7 +2,7 @@
 // against the reference.
 
 import { adamw, optimizers } from "lowbit";
-import { afterAll, describe, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { expectConformance } from "./support/conformance.ts";
 import { engines } from "./support/engines.ts";
 import {
@@ -12,6 +12,7 @@ import {
   forgetful,
   lionLike,
   stateless,
+  trusting,
   warming,
   wide,
 } from "./support/formulas.ts";
@@ -65,6 +66,21 @@ for (const engine of engines) {
               options: { minQuantizedSize: 0 },
               lr: (t) => 1e-2 / t,
             }));
+
+      for (const bits of [32, 8])
+        test(`norms of the tensor give the reference's numbers in ${bits} bits`, async ({
+          skip,
+        }) => {
+          const attempt = expectConformance(engine, {
+            recipe: trusting({ bits }),
+            sizes: [1, 1003, 4097],
+            options: { minQuantizedSize: 0 },
+            exact: false,
+          });
+          if (!engine.noReductions) return attempt;
+          await expect(attempt, "it can now").rejects.toThrow();
+          skip(engine.noReductions);
+        });
 
       test("a maximal norm scales every gradient alike", () =>
         expectConformance(engine, {

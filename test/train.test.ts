@@ -1,6 +1,6 @@
 // The trainer through its door. The command line has tests of its own.
 
-import { expect, describe, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import {
   InputError,
   learningRate,
@@ -11,6 +11,7 @@ import {
   trainOptions,
   type TrainEvent,
 } from "lowbit/trainer";
+import { describeGpu } from "./support/gpu.ts";
 
 /** Every WebAssembly memory of this process, from before jax-js is loaded. */
 const memories: WebAssembly.Memory[] = [];
@@ -37,6 +38,13 @@ const text = new TextEncoder().encode(
   "to be, or not to be, that is the question. ".repeat(100),
 );
 
+/** A trainer that is disposed of with its test. */
+async function open(options: Record<string, unknown>) {
+  const trainer = await Trainer.create(text, options);
+  onTestFinished(() => trainer.dispose());
+  return trainer;
+}
+
 async function collect(trainer: Trainer, signal?: AbortSignal) {
   const events: TrainEvent[] = [];
   for await (const event of run(trainer, signal)) events.push(event);
@@ -45,7 +53,7 @@ async function collect(trainer: Trainer, signal?: AbortSignal) {
 
 describe("a run", () => {
   test("learns: the validation loss falls from 5.5 to below 2 nats a byte", async () => {
-    using trainer = await Trainer.create(text, {
+    const trainer = await open({
       ...tiny,
       steps: 120,
       lr: 4e-3,
@@ -62,7 +70,7 @@ describe("a run", () => {
   });
 
   test("looks at the validation loss before, every N steps, and after", async () => {
-    using trainer = await Trainer.create(text, {
+    const trainer = await open({
       ...tiny,
       steps: 5,
       evalEvery: 2,
@@ -79,7 +87,7 @@ describe("a run", () => {
   test.each(["adamw8bit", "adamw4bit", "adamw32bit", "sgd8bit"])(
     "trains with %s",
     async (optimizer) => {
-      using trainer = await Trainer.create(text, {
+      const trainer = await open({
         ...tiny,
         optimizer,
         steps: 30,
@@ -95,7 +103,7 @@ describe("a run", () => {
   );
 
   test("ends after the step under way when its signal is aborted", async () => {
-    using trainer = await Trainer.create(text, { ...tiny, steps: 50 });
+    const trainer = await open({ ...tiny, steps: 50 });
     const controller = new AbortController();
     const events: TrainEvent[] = [];
     for await (const event of run(trainer, controller.signal)) {
@@ -107,7 +115,7 @@ describe("a run", () => {
   });
 
   test("takes no more memory with more steps, looks and samples", async () => {
-    const trainer = await Trainer.create(text, { ...tiny, steps: 1000 });
+    const trainer = await open({ ...tiny, steps: 1000 });
     const some = async (steps: number) => {
       for (let i = 0; i < steps; i++) await trainer.step();
       await trainer.validationLoss();
@@ -118,23 +126,23 @@ describe("a run", () => {
     expect(before).toBeGreaterThan(0);
     await some(60);
     expect(await some(60)).toBe(before);
-    trainer.dispose();
   });
 
-  test("gives its memory back: a second trainer fits into the first one's", async () => {
+  test("gives its memory back: the next trainer fits into its place", async () => {
     const once = async () => {
-      using trainer = await Trainer.create(text, { ...tiny, steps: 2 });
+      const trainer = await Trainer.create(text, { ...tiny, steps: 2 });
       await collect(trainer);
+      trainer.dispose();
       return memories[0]!.buffer.byteLength; // jax-js's
     };
     await once();
     const before = await once();
-    expect(await once()).toBe(before);
+    for (let i = 0; i < 3; i++) expect(await once()).toBe(before);
   });
 
   test("decays no bias, norm or embedding", async () => {
     // With a learning rate of 1 and no gradient, decay would wipe them out.
-    using trainer = await Trainer.create(text, {
+    const trainer = await open({
       ...tiny,
       optimizer: "sgd32bit",
       lr: 1e-9,
@@ -153,6 +161,23 @@ describe("a run", () => {
     expect(change[0]).toBeLessThan(1e-6);
     expect(change[1]).toBeLessThan(1e-6);
     expect(change[2]).toBeGreaterThan(0.01);
+  });
+});
+
+describeGpu("on WebGPU", () => {
+  test("learns the same from the same batches, within 1e-3 nats", async () => {
+    const losses = async (device: string) => {
+      const options = { ...tiny, width: 16, steps: 5, device };
+      const trainer = await open(options);
+      const steps: number[] = [];
+      while (trainer.steps < 5) steps.push((await trainer.step()).loss);
+      return steps;
+    };
+    const wasm = await losses("wasm");
+    const webgpu = await losses("webgpu");
+    // And back: two devices in one process do not mix.
+    expect(await losses("wasm")).toEqual(wasm);
+    webgpu.forEach((loss, i) => expect(loss).toBeCloseTo(wasm[i]!, 3));
   });
 });
 

@@ -54,7 +54,7 @@ The model is computed by jax-js (npm install @jax-js/jax), the optimizer by lowb
   webgpu  the model on the GPU; in Node with npm install webgpu. Gradients are read
           back at each step and the optimizer's state lives in WebAssembly, so this
           pays only for models larger than the default.
-  cpu     plain JavaScript, hundreds of times slower: to check the others on tiny models.
+  cpu     plain JavaScript, a hundred times slower: to check the others on tiny models.
 
 Ctrl-C ends after the step under way and keeps what is done; twice ends at once.
 

@@ -27,6 +27,8 @@ export interface Gradients {
 export class Host {
   readonly description: string;
   readonly #jax: Jax;
+  /** Each array names it, as jax-js's default is the whole process's. */
+  readonly #device: TrainDevice;
   readonly #model: ModelSize;
   readonly #parameters: Readonly<Record<string, Parameter>>;
   readonly #compiled: ReturnType<typeof compile>;
@@ -34,11 +36,13 @@ export class Host {
 
   private constructor(
     jax: Jax,
+    device: TrainDevice,
     description: string,
     model: ModelSize,
     parameters: Readonly<Record<string, Parameter>>,
   ) {
     this.#jax = jax;
+    this.#device = device;
     this.description = description;
     this.#model = model;
     this.#parameters = parameters;
@@ -57,7 +61,7 @@ export class Host {
       device === "wasm"
         ? `jax-js on wasm, ${threads === 1 ? "1 thread" : `${threads} threads`}`
         : `jax-js on ${device}`;
-    return new Host(jax, description, model, parameters);
+    return new Host(jax, device, description, model, parameters);
   }
 
   /** Loss and gradients of a batch. */
@@ -116,7 +120,7 @@ export class Host {
     this.#copies ??= Object.fromEntries(
       Object.entries(this.#parameters).map(([name, { data, shape }]) => [
         name,
-        np.array(data, { shape: [...shape] }),
+        np.array(data, { shape: [...shape], device: this.#device }),
       ]),
     );
     return tree.ref(this.#copies);
@@ -126,6 +130,7 @@ export class Host {
     const { context } = this.#model;
     return this.#jax.numpy.array(values, {
       shape: [values.length / context, context],
+      device: this.#device,
     });
   }
 

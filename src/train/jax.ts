@@ -28,8 +28,7 @@ export async function loadJax(
     throw new InputError(
       `there is no ${device === "webgpu" ? "WebGPU" : device} device here; use --device wasm`,
     );
-  jax.defaultDevice(device);
-  await checkArithmetic(jax);
+  await checkArithmetic(jax, device);
   return jax;
 }
 
@@ -48,8 +47,12 @@ async function importJax(): Promise<Jax> {
 }
 
 /** jax-js is silent about workers and drivers that do nothing, so ask once. */
-async function checkArithmetic({ numpy: np }: Jax): Promise<void> {
-  const numbers = np.array(Float32Array.from({ length: 1000 }, (_, i) => i));
+async function checkArithmetic(
+  { numpy: np }: Jax,
+  device: TrainDevice,
+): Promise<void> {
+  const values = Float32Array.from({ length: 1000 }, (_, i) => i);
+  const numbers = np.array(values, { device });
   const sum = await np.sum(numbers.mul(2)).data();
   if (sum[0] !== 999_000)
     throw new Error(

@@ -14,7 +14,8 @@ const VALIDATION_BATCHES = 16;
 /**
  * A text cut in two: training sees the first nine tenths, and the last tenth
  * (at least one piece of `context` bytes) is held out. No batch reaches over
- * the cut.
+ * the cut. What is held out may still resemble what is not: TypeScript's
+ * libraries for pages and for workers, say, share much of their text.
  */
 export class Split {
   readonly #text: Uint8Array;

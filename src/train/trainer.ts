@@ -166,10 +166,6 @@ export class Trainer {
     this.#host.dispose();
     this.#optimizer.dispose();
   }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
 }
 
 function optimizerOptions(config: TrainConfig, recipe: Recipe) {

@@ -14,6 +14,8 @@ export interface EngineEntry {
   readonly skipReason: string | undefined;
   /** Whether + - * / and sqrt round as float32, so that results are equal bit for bit. */
   readonly exact: boolean;
+  /** Why it cannot run formulas with reductions; tests fail once it can. */
+  readonly noReductions?: string;
   /** Another entry that it must equal to the bit; it takes fewer cases of its own. */
   readonly twinOf?: string;
   /**
@@ -51,6 +53,7 @@ export const engines: readonly EngineEntry[] = [
     close: closeWebgpu,
     skipReason: gpuSkipReason() ?? (await missing("webgpu")),
     exact: false,
+    noReductions: "the WebGPU engine has no reductions yet",
     slow: await softwareGpu(),
   },
 ];

@@ -105,3 +105,15 @@ export const wide = defineOptimizer({
     p = p - lr * (s1 + s2 + s4) / (sqrt(s5) + s3 + 1e-3)
   `,
 });
+
+/** Norms of the whole tensor, one of them of a state's new value. */
+export const trusting = defineOptimizer({
+  name: "trusting",
+  hyper: { lr: 1e-2, beta: 0.9, weightDecay: 0.01 },
+  state: { m: "signed" },
+  update: `
+    m = beta * m + (1 - beta) * g
+    u = m + weightDecay * p
+    p = p - lr * select(norm(u) > 0, norm(p) / norm(u), 1) * u
+  `,
+});

@@ -44,6 +44,8 @@ export interface Replay {
    */
   readonly brokenBlocks: Readonly<Record<string, readonly number[]>>;
   readonly blockSize: number;
+  /** Whether its formula has reductions. */
+  readonly reductions: boolean;
   /** Scales at or below this were clipped by the library: only values compare there. */
   readonly clippedScale: number;
   parameter(step: number): Float32Array;
@@ -145,6 +147,7 @@ function run(recording: Recording, meta: Meta) {
     clippedScale: 0,
     brokenBlocks: {},
     blockSize: 256,
+    reductions: false,
   };
 }
 
@@ -205,6 +208,60 @@ const ademamix = defineOptimizer({
     m2 = beta3 * m2 + (1 - beta3) * g
     v = beta2 * v + (1 - beta2) * g * g
     p = p * (1 - lr * weightDecay) - lr * (m1 / c1 + alpha * m2) / (sqrt(v) / c2 + eps)
+  `,
+});
+
+/** bitsandbytes' LAMB: Adam whose update's norm is capped at max_unorm times the parameter's. */
+const bnbLamb = defineOptimizer({
+  name: "bnblamb",
+  hyper: {
+    lr: 1e-3,
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weightDecay: 0,
+    maxUnorm: 1,
+  },
+  state: { m: "signed", v: "unsigned" },
+  scalars: ({ beta1, beta2 }, t) => ({
+    c1: 1 - beta1 ** t,
+    c2: Math.sqrt(1 - beta2 ** t),
+  }),
+  update: `
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    u = (m / c1) / (sqrt(v) / c2 + eps)
+    most = maxUnorm * norm(p)
+    p = p * (1 - lr * weightDecay) - lr * select(norm(u) > most, most / norm(u), 1) * u
+  `,
+});
+/** bitsandbytes' LARS: the same cap on momentum; its norm leaves out this step's decay. */
+const bnbLars = defineOptimizer({
+  name: "bnblars",
+  hyper: { lr: 1e-2, momentum: 0.9, weightDecay: 0, maxUnorm: 0.02 },
+  state: { m: "signed" },
+  update: `
+    u = momentum * m + g
+    most = maxUnorm * norm(p)
+    m = u + weightDecay * p
+    p = p - lr * select(norm(u) > most, most / norm(u), 1) * m
+  `,
+});
+/** lpmm's Factor: m in 4 bits, v from the means of its rows and columns. */
+const factor = defineOptimizer({
+  name: "recordedfactor",
+  hyper: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 },
+  state: { m: "signed", row: "row", col: "column" },
+  scalars: ({ beta1, beta2 }, t) => ({
+    c1: 1 - beta1 ** t,
+    c2: Math.sqrt(1 - beta2 ** t),
+  }),
+  update: `
+    m = beta1 * m + (1 - beta1) * g
+    row = beta2 * row + (1 - beta2) * rowmean(g * g)
+    col = beta2 * col + (1 - beta2) * colmean(g * g)
+    v = row * col / max(mean(row), 1e-30)
+    p = p * (1 - lr * weightDecay) - select(v > 0, lr * (m / c1) / (sqrt(v) / c2 + eps), 0)
   `,
 });
 
@@ -284,7 +341,24 @@ function bnbKind(meta: Meta): BnbKind | string {
       };
     case "lamb":
     case "lars":
-      return `${meta.optimizer} needs the norm of the update, which the formula language does not have yet`;
+      if (meta.bits === 8)
+        return `bitsandbytes does not cap the norm of ${meta.optimizer} in 8 bits: that is another optimizer`;
+      return meta.optimizer === "lamb"
+        ? {
+            factory: bnbLamb as never,
+            hyper: { ...base, beta1, beta2, eps, maxUnorm: meta.max_unorm },
+            state1: ["m"],
+            state2: "v",
+          }
+        : {
+            factory: bnbLars as never,
+            hyper: {
+              ...base,
+              momentum: meta.momentum ?? beta1,
+              maxUnorm: meta.max_unorm,
+            },
+            state1: ["m"],
+          };
     default:
       return `there is no replay of bitsandbytes' '${meta.optimizer}'`;
   }
@@ -346,6 +420,7 @@ function bitsandbytes(recording: Recording, meta: Meta): Known {
   return {
     ...base,
     blockSize,
+    reductions: meta.max_unorm !== undefined,
     brokenBlocks: Object.fromEntries(
       ["p", ...kind.state1].map((name) => [name, broken]),
     ),
@@ -455,10 +530,7 @@ const e4m3Codes = e4m3fn.map((value) => e4m3Values.indexOf(value + 0));
 function lpmm(recording: Recording, recorded: Meta): Known {
   const { bytes, floats } = reader(recording);
   const keys = [...recording.tensors.keys()];
-  if (keys.some((key) => key.startsWith("exp_avg_sq_row")))
-    return skip(
-      "a factored second moment needs states per row and column, which are not there yet",
-    );
+  const factored = keys.some((key) => key.startsWith("exp_avg_sq_row"));
   if (keys.some((key) => key.includes(".max_dims")))
     return skip("rank-1 scales are not there yet");
   const base = run(recording, recorded);
@@ -488,13 +560,18 @@ function lpmm(recording: Recording, recorded: Meta): Known {
     codebook: "dynamic",
     rounding: "nearest",
   };
-  const names: Record<string, string> =
-    first === "exp_avg" ? { m: "exp_avg", v: "exp_avg_sq" } : { m: first };
+  const names: Record<string, string> = factored
+    ? { m: first }
+    : first === "exp_avg"
+      ? { m: "exp_avg", v: "exp_avg_sq" }
+      : { m: first };
   return {
     ...base,
     blockSize,
-    recipe:
-      first === "exp_avg"
+    reductions: factored,
+    recipe: factored
+      ? factor({ ...adamOptions(meta), state: { m } })
+      : first === "exp_avg"
         ? adamw({
             ...adamOptions(meta),
             state: { m, v: { ...m, codebook: "linear-nozero" } },
@@ -516,10 +593,15 @@ function lpmm(recording: Recording, recorded: Meta): Known {
         floats(`${key}.qmap`),
       ]),
     ),
-    state: (t) =>
-      Object.fromEntries(
+    state: (t) => ({
+      ...Object.fromEntries(
         Object.entries(names).map(([name, key]) => [name, state(t, key)]),
       ),
+      ...(factored && {
+        row: { kind: "float", values: floats(`exp_avg_sq_row.${t}`) },
+        col: { kind: "float", values: floats(`exp_avg_sq_col.${t}`) },
+      }),
+    }),
   };
 }
 
