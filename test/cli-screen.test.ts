@@ -94,6 +94,13 @@ describe("the progress bar", () => {
     expect(written[3]).toContain("validation loss");
   });
 
+  test("gives way once to a warning about gradients that are not finite", () => {
+    const { screen, written } = startScreen(false);
+    screen.event({ ...result(1), nonFinite: 7 });
+    screen.event({ ...result(2), nonFinite: 7 });
+    expect(written.join("").match(/7 numbers .* not finite/g)).toHaveLength(1);
+  });
+
   test("is plain lines elsewhere", () => {
     const { screen, written } = startScreen(false);
     screen.event(result(1));

@@ -34,11 +34,12 @@ export const train: Command = {
     const text = readText(flags.data);
     const reporter = chooseReporter(flags);
     const interrupt = catchInterrupts(() => reporter.interrupted());
-    const trainer = await Trainer.create(text.bytes, flags.options);
+    let trainer: Trainer | undefined;
     try {
+      trainer = await Trainer.create(text.bytes, flags.options);
       await follow(trainer, text, flags, outputs, reporter, interrupt.signal);
     } finally {
-      trainer.dispose();
+      trainer?.dispose();
       interrupt.release();
     }
     return interrupt.code();

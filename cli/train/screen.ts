@@ -13,6 +13,7 @@ export class Screen implements Reporter {
   #steps = 0;
   #prompt = "";
   #pace = new Pace();
+  #warned = false;
   /** Whether the line under the cursor is a progress bar. */
   #barShown = false;
 
@@ -105,7 +106,13 @@ export class Screen implements Reporter {
 
   #step(result: StepResult): void {
     this.#pace.add(result);
-    const { step } = result;
+    const { step, nonFinite } = result;
+    if (nonFinite > 0 && !this.#warned) {
+      this.#warned = true;
+      this.#line(
+        `step ${count(step)}: ${plural(nonFinite, "number")} of the gradient not finite and left out; a smaller --lr may help (log.jsonl tells of more such steps)`,
+      );
+    }
     if (this.#terminal.live) {
       const width = this.#terminal.width();
       // A last column written to makes some terminals begin a new line.

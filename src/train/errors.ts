@@ -8,12 +8,13 @@ export class InputError extends Error {
 }
 
 /**
- * What lowbit throws for options and sizes that a user chose: TypeError and
- * RangeError. Anything else comes back as it is.
+ * What lowbit throws for options and sizes that a user chose: a TypeError or
+ * RangeError that begins with its owner, as in `adamw8bit: ...`. Anything else,
+ * such as the engine's own "x is not a function", comes back as it is.
  */
 export function asInputError(error: unknown): unknown {
-  if (!(error instanceof TypeError || error instanceof RangeError))
-    return error;
+  const thrown = error instanceof TypeError || error instanceof RangeError;
+  if (!thrown || !/^\w+: /.test(error.message)) return error;
   const message = error.message.replace(
     /^(optimizerByName|createOptimizer): /,
     "",

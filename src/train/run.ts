@@ -52,5 +52,5 @@ export async function* run(
     if (due && !aborted()) yield await validation();
   }
   if (!aborted() && sampleLength > 0) yield await sample();
-  yield { kind: "end", step: trainer.steps, aborted: trainer.steps < steps };
+  yield { kind: "end", step: trainer.steps, aborted: aborted() };
 }
