@@ -359,6 +359,16 @@ describe("Ctrl-C", () => {
   });
 });
 
+test("a mistake in the program keeps its stack, exit code 1, and leaves nothing", () => {
+  const breaking = `globalThis.setImmediate = () => { throw new Error("broken") }`;
+  const program = [`--import=data:text/javascript,${breaking}`, ...node];
+  const args = ["train", ...tiny, "--data", "text.txt", "--out", "deep/broken"];
+  const { status, stderr } = lowbit(args, "", program);
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/Error: broken\n +at /);
+  expect(fs.existsSync(path.join(home, "deep"))).toBe(false);
+});
+
 describe("without the optional packages", () => {
   /** The package's own files, in a folder where nothing is installed. */
   let bare: string[];
