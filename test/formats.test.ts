@@ -145,7 +145,7 @@ describe("codebooks", () => {
     );
   });
 
-  test.each<[string, () => unknown, string]>([
+  test.each<[string, () => unknown, string | RegExp]>([
     [
       "an unknown name",
       () => codebook("dynamik"),
@@ -402,7 +402,7 @@ describe("quantize and dequantize", () => {
     expect(sorted[230]).toBeLessThan((x.length / 256) * 4);
   });
 
-  test.each<[string, () => unknown, string]>([
+  test.each<[string, () => unknown, string | RegExp]>([
     [
       "NaN",
       () => quantize([1, NaN]),
@@ -416,12 +416,12 @@ describe("quantize and dequantize", () => {
     [
       "32 bits",
       () => quantize([1], { bits: 32 }),
-      "quantize: bits must be 2 to 8; float32 needs no quantization",
+      /^quantize: bits must be 2 to 8; .*no quantization/,
     ],
     [
       "9 bits",
       () => quantize([1], { bits: 9 }),
-      "format: bits must be 2 to 8, or 32, given 9",
+      /^format: bits must be 2 to 8.*given 9/,
     ],
     ["half a bit", () => quantize([1], { bits: 2.5 }), "given 2.5"],
     [

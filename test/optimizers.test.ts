@@ -265,7 +265,7 @@ describe("optimizers by name", () => {
 });
 
 describe("options of a recipe", () => {
-  test.each<[string, () => unknown, string]>([
+  test.each<[string, () => unknown, string | RegExp]>([
     [
       "an unknown option",
       () => adamw({ weigthDecay: 0.1 } as never),
@@ -336,7 +336,7 @@ describe("options of a recipe", () => {
       () => sgd({ nesterov: true, dampening: 0.5 }),
       "dampening 0.5",
     ],
-    ["9 bits", () => adamw({ bits: 9 }), "bits must be 2 to 8, or 32, given 9"],
+    ["9 bits", () => adamw({ bits: 9 }), /bits must be 2 to 8.*given 9/],
     [
       "an unknown state",
       () => adamw({ state: { w: { bits: 8 } } }),
