@@ -8,6 +8,7 @@ import {
   checkLearningRate,
   checkOptionNames,
   formatsOf,
+  formOf,
   hyperValues,
   stateFormats,
   type HyperValue,
@@ -213,7 +214,7 @@ function resolveTensor(
     }
   }
   stateFormats({ optimizer, storage });
-  const own = tensor.shape.length < 2 ? optimizer.vector : optimizer;
+  const own = formOf(optimizer, hyper, tensor.shape.length);
   if (!own)
     throw new TypeError(
       `${recipe.name}: '${tensor.name}' of shape [${tensor.shape.join(", ")}] has fewer than two axes, and the optimizer speaks of rows and columns; define its form for vectors`,

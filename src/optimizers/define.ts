@@ -19,18 +19,29 @@ export type Hyper = Readonly<Record<string, HyperValue>>;
 /** A learning rate: a number, or a function of the step (the first is 1). */
 export type LearningRate = number | ((step: number) => number);
 
-/** An optimizer as data; see docs/architecture.md for the language of `update`. */
-export interface OptimizerDefinition<H extends Hyper = Hyper> {
-  /** Lower case letters and digits, beginning with a letter. */
-  readonly name: string;
-  /** Every hyperparameter with its default. `lr` must be one of them. */
-  readonly hyper: H;
+/** States and the update they go with. */
+export interface Form {
   /**
    * Every state: values per element, `signed` or `unsigned`, or one a `row`, one
    * a `column` (of the last two axes), or `one` number; those are float32. All
    * start at 0.
    */
   readonly state: Readonly<Record<string, StateKind>>;
+  /** The update of one element, in the notation of the papers. */
+  readonly update: string;
+  /**
+   * State and update for tensors with fewer than two axes, for an optimizer
+   * that speaks of rows and columns.
+   */
+  readonly vector?: Pick<Form, "state" | "update">;
+}
+
+/** An optimizer as data; see docs/architecture.md for the language of `update`. */
+export interface OptimizerDefinition<H extends Hyper = Hyper> extends Form {
+  /** Lower case letters and digits, beginning with a letter. */
+  readonly name: string;
+  /** Every hyperparameter with its default. `lr` must be one of them. */
+  readonly hyper: H;
   /**
    * What depends on the step but not on the element: evaluated in float64 on
    * the host, once a step. `t` is the step, from 1.
@@ -39,18 +50,15 @@ export interface OptimizerDefinition<H extends Hyper = Hyper> {
     hyper: { readonly [K in keyof H]: number },
     t: number,
   ) => Readonly<Record<string, number>>;
-  /** The update of one element, in the notation of the papers. */
-  readonly update: string;
   /** Extra checks of hyperparameters; throw a RangeError. */
   readonly check?: (hyper: { readonly [K in keyof H]: number }) => void;
   /**
-   * State and update for tensors with fewer than two axes, for an optimizer
-   * that speaks of rows and columns.
+   * Other forms for some values of the hyperparameters: what an option needs in
+   * states nobody pays for who does not set it. The first whose `when` holds.
    */
-  readonly vector?: {
-    readonly state: Readonly<Record<string, StateKind>>;
-    readonly update: string;
-  };
+  readonly variants?: readonly (Form & {
+    readonly when: (hyper: { readonly [K in keyof H]: number }) => boolean;
+  })[];
 }
 
 /** An optimizer's definition, checked and compiled. */
@@ -61,6 +69,11 @@ export interface Optimizer {
   readonly program: Program;
   /** The same optimizer for tensors with fewer than two axes; itself when that makes no difference. */
   readonly vector: Optimizer | undefined;
+  /** Other forms, by hyperparameters; see {@link formOf}. */
+  readonly variants: readonly {
+    readonly when: (hyper: Readonly<Record<string, number>>) => boolean;
+    readonly optimizer: Optimizer;
+  }[];
   /** Hyperparameters and step scalars by name, as the formula reads them. */
   scalarsAt(
     hyper: Readonly<Record<string, number>>,
@@ -128,7 +141,7 @@ export function defineOptimizer<H extends Hyper>(
 }
 
 function compile(definition: OptimizerDefinition): Optimizer {
-  const { name, hyper, state, scalars, update, check } = definition;
+  const { name, hyper, scalars, check, variants = [] } = definition;
   if (!/^[a-z][a-z0-9]*$/i.test(name))
     throw new TypeError(
       `defineOptimizer: a name is letters and digits, given '${name}'`,
@@ -139,15 +152,6 @@ function compile(definition: OptimizerDefinition): Optimizer {
     if (Object.hasOwn(hyper, key))
       throw new TypeError(
         `${name}: '${key}' is an option of every optimizer and cannot name a hyperparameter`,
-      );
-  const kinds = ["signed", "unsigned", "row", "column", "one"];
-  for (const [key, kind] of [
-    ...Object.entries(state),
-    ...Object.entries(definition.vector?.state ?? {}),
-  ])
-    if (!kinds.includes(kind))
-      throw new TypeError(
-        `${name}: state '${key}' must be one of ${kinds.join(", ")}, given '${String(kind)}'`,
       );
   const scalarsAt = (values: Readonly<Record<string, number>>, t: number) => ({
     ...values,
@@ -161,35 +165,78 @@ function compile(definition: OptimizerDefinition): Optimizer {
         `${name}: '${key}' is both a hyperparameter and a step scalar`,
       );
   const make = (
-    states: Readonly<Record<string, StateKind>>,
-    text: string,
-    vector: (self: Optimizer) => Optimizer | undefined,
+    { state, update }: Form,
+    rest: (self: Optimizer) => Pick<Optimizer, "vector" | "variants">,
   ): Optimizer => {
+    checkKinds(name, state);
     const program = compileFormula({
       name,
-      update: text,
-      states,
+      update,
+      states: state,
       scalars: [...Object.keys(hyper), ...stepScalars],
     });
     const made = {
       name,
       hyper,
-      state: states,
+      state,
       program,
       scalarsAt,
       check: (values: Readonly<Record<string, number>>) =>
         check?.(values as never),
     };
-    return Object.assign(made, { vector: vector(made as Optimizer) });
+    return Object.assign(made, rest(made as Optimizer));
   };
-  const forVectors = definition.vector;
-  return make(state, update, (self) =>
-    forVectors
-      ? make(forVectors.state, forVectors.update, (own) => own)
-      : self.program.needsMatrix
-        ? undefined
-        : self,
+  const makeForm = (form: Form, others: Optimizer["variants"]): Optimizer =>
+    make(form, (self) => ({
+      vector: form.vector
+        ? make(form.vector, (own) => ({ vector: own, variants: [] }))
+        : self.program.needsMatrix
+          ? undefined
+          : self,
+      variants: others,
+    }));
+  return makeForm(
+    definition,
+    variants.map(({ when, ...form }) => ({
+      when: when as (hyper: Readonly<Record<string, number>>) => boolean,
+      optimizer: makeForm(form, []),
+    })),
   );
+}
+
+function checkKinds(name: string, state: Form["state"]): void {
+  const kinds = ["signed", "unsigned", "row", "column", "one"];
+  for (const [key, kind] of Object.entries(state))
+    if (!kinds.includes(kind))
+      throw new TypeError(
+        `${name}: state '${key}' must be one of ${kinds.join(", ")}, given '${String(kind)}'`,
+      );
+}
+
+/**
+ * The form of an optimizer that holds for these hyperparameters and a tensor of
+ * this many axes; undefined when it has none for vectors.
+ */
+export function formOf(
+  optimizer: Optimizer,
+  hyper: Readonly<Record<string, number>>,
+  axes: number,
+): Optimizer | undefined {
+  const form =
+    optimizer.variants.find(({ when }) => when(hyper))?.optimizer ?? optimizer;
+  return axes < 2 ? form.vector : form;
+}
+
+/** The kind of a state in whichever form of the optimizer has it. */
+function kindOf(optimizer: Optimizer, state: string): StateKind | undefined {
+  for (const form of [
+    optimizer,
+    ...optimizer.variants.map((variant) => variant.optimizer),
+  ]) {
+    const kind = form.state[state] ?? form.vector?.state[state];
+    if (kind) return kind;
+  }
+  return undefined;
 }
 
 const numbers = (hyper: Hyper): Record<string, number> =>
@@ -366,12 +413,12 @@ export function stateFormats({
 }): Record<string, Format> {
   const { bits = 32, blockSize, state = {} } = storage;
   for (const [key, options] of Object.entries(state)) {
-    const kind = optimizer.state[key];
-    if (kind === undefined && optimizer.vector?.state[key] === undefined)
+    const kind = kindOf(optimizer, key);
+    if (kind === undefined)
       throw new TypeError(
         `${optimizer.name}: unknown state '${key}'; there ${Object.keys(optimizer.state).length === 1 ? "is" : "are"} ${Object.keys(optimizer.state).join(", ") || "none"}`,
       );
-    if (kind && stateShape(kind) !== "element" && options.bits !== 32)
+    if (stateShape(kind) !== "element" && options.bits !== 32)
       throw new TypeError(
         `${optimizer.name}: state '${key}' holds few values and is always float32; leave its format out`,
       );
