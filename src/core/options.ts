@@ -51,6 +51,8 @@ export interface Settings {
   readonly groups: readonly Group[];
   readonly overrides: readonly Override[];
   readonly minQuantizedSize: number;
+  /** Largest magnitude of a gradient's element. */
+  readonly maxGradValue: number | undefined;
 }
 
 /** What holds for one tensor, and why. */
@@ -104,7 +106,7 @@ export function resolveTensors(
       ...mine,
       ...overrides.filter((rule) => rule.matches.has(tensor.name)),
     ];
-    return resolveTensor(recipe, tensor, rules, settings.minQuantizedSize);
+    return resolveTensor(recipe, tensor, rules, settings);
   });
 }
 
@@ -181,7 +183,7 @@ function resolveTensor(
   recipe: Recipe,
   tensor: TensorInfo,
   rules: readonly Rule[],
-  minQuantizedSize: number,
+  { minQuantizedSize, maxGradValue }: Settings,
 ): Resolved {
   const { optimizer } = recipe;
   let { storage } = recipe;
@@ -219,10 +221,11 @@ function resolveTensor(
       `${recipe.name}: '${tensor.name}' of shape [${tensor.shape.join(", ")}] has fewer than two axes, and the optimizer speaks of rows and columns; define its form for vectors`,
     );
   const wanted = Object.values(formatsOf(own, storage));
+  const chosen = maxGradValue === undefined ? own : own.limited();
   const quantized = wanted.some(({ bits }) => bits !== 32);
   if (quantized && tensor.size < minimum)
     return {
-      optimizer: own,
+      optimizer: chosen,
       lr,
       hyper,
       formats: wanted.map(() => float32),
@@ -230,7 +233,7 @@ function resolveTensor(
       rules: rules.map(({ label }) => label),
     };
   return {
-    optimizer: own,
+    optimizer: chosen,
     lr,
     hyper,
     formats: wanted,

@@ -61,6 +61,8 @@ export interface Optimizer {
   readonly program: Program;
   /** The same optimizer for tensors with fewer than two axes; itself when that makes no difference. */
   readonly vector: Optimizer | undefined;
+  /** The same optimizer with gradients limited to the scalar `maxGradValue`. */
+  limited(): Optimizer;
   /** Hyperparameters and step scalars by name, as the formula reads them. */
   scalarsAt(
     hyper: Readonly<Record<string, number>>,
@@ -164,13 +166,16 @@ function compile(definition: OptimizerDefinition): Optimizer {
     states: Readonly<Record<string, StateKind>>,
     text: string,
     vector: (self: Optimizer) => Optimizer | undefined,
+    limit?: string,
   ): Optimizer => {
     const program = compileFormula({
       name,
       update: text,
       states,
       scalars: [...Object.keys(hyper), ...stepScalars],
+      ...(limit === undefined ? {} : { limit }),
     });
+    let limited: Optimizer | undefined;
     const made = {
       name,
       hyper,
@@ -179,6 +184,8 @@ function compile(definition: OptimizerDefinition): Optimizer {
       scalarsAt,
       check: (values: Readonly<Record<string, number>>) =>
         check?.(values as never),
+      limited: () =>
+        (limited ??= make(states, text, (self) => self, "maxGradValue")),
     };
     return Object.assign(made, { vector: vector(made as Optimizer) });
   };
