@@ -46,4 +46,6 @@ export {
 } from "./optimizers/define.ts";
 export * from "./optimizers/recipes.ts";
 export { optimizerByName, optimizers } from "./optimizers/registry.ts";
+export { withAverage } from "./optimizers/average.ts";
+export * as schedules from "./optimizers/schedules.ts";
 export { sgd } from "./optimizers/sgd.ts";

@@ -15,8 +15,10 @@ import {
   type LearningRate,
   type Recipe,
 } from "../optimizers/define.ts";
+import { createAccumulator, type Accumulator } from "./accumulate.ts";
 import { loadEngine } from "./engines.ts";
 import { memoryReport, stateLength, type MemoryReport } from "./memory.ts";
+import { NormHistory } from "./norms.ts";
 import { resolveTensors, type Resolved, type TensorInfo } from "./options.ts";
 import {
   checkSettings,
@@ -98,11 +100,15 @@ export async function createOptimizer(
     })),
     {
       skip: settings.skip,
-      clip: settings.maxGradNorm !== undefined,
+      clip: clips(settings),
       resident: settings.resident,
       threads: settings.threads,
     },
   );
+  const accumulator =
+    settings.accumulate > 1
+      ? await createAccumulator(engine, tensors, settings)
+      : undefined;
   return new OptimizerHandle(
     recipe,
     tensors,
@@ -110,8 +116,12 @@ export async function createOptimizer(
     settings,
     engine,
     session,
+    accumulator,
   );
 }
+
+const clips = ({ maxGradNorm, percentileClipping }: CheckedOptions) =>
+  maxGradNorm !== undefined || percentileClipping !== undefined;
 
 /** A tied weight given twice would be updated twice. */
 function checkShared(parameters: Readonly<Record<string, Parameter>>): void {
@@ -150,6 +160,8 @@ export class OptimizerHandle {
   readonly #settings: CheckedOptions;
   readonly #engine: Engine;
   readonly #indices: ReadonlyMap<string, number>;
+  readonly #norms: NormHistory | undefined;
+  #accumulator: Accumulator | undefined;
   #session: Session | undefined;
   #lr: LearningRate;
   #steps = 0;
@@ -164,6 +176,7 @@ export class OptimizerHandle {
     settings: CheckedOptions,
     engine: Engine,
     session: Session,
+    accumulator: Accumulator | undefined,
   ) {
     this.recipe = recipe;
     this.#tensors = tensors;
@@ -171,6 +184,9 @@ export class OptimizerHandle {
     this.#settings = settings;
     this.#engine = engine;
     this.#session = session;
+    this.#accumulator = accumulator;
+    if (settings.percentileClipping !== undefined)
+      this.#norms = new NormHistory(settings.percentileClipping);
     this.#lr = recipe.lr;
     this.#indices = new Map(tensors.map(({ name }, i) => [name, i]));
   }
@@ -195,7 +211,8 @@ export class OptimizerHandle {
   }
 
   /**
-   * Updates the parameters in place, one step further.
+   * Updates the parameters in place, one step further; with `accumulate: n`, only
+   * at every n-th call.
    *
    * @param gradients by name, in the form of the parameters (Float32Array, GPU
    * buffer). All of them, unless they are resident: then none need be given.
@@ -209,7 +226,11 @@ export class OptimizerHandle {
       throw new Error(
         `${this.recipe.name}: the step before has not ended; await optimizer.step(...)`,
       );
-    const given = this.#gradients(gradients);
+    const passed = this.#gradients(gradients);
+    const given = this.#accumulator
+      ? await this.#accumulate(this.#accumulator, passed)
+      : passed;
+    if (!given) return;
     const t = this.#steps + 1;
     const base = this.#rate(this.#lr, t);
     const uniforms = this.#uniforms(base, t);
@@ -227,10 +248,31 @@ export class OptimizerHandle {
     try {
       await session.step({
         tensors: input,
-        maxGradNorm: this.#settings.maxGradNorm,
+        maxGradNorm: this.#limit(),
       });
+      await this.#norms?.take(session.report());
       this.#steps = t;
       this.#lastRate = base;
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** Largest norm of this step: the least of what the options ask for. */
+  #limit(): number | undefined {
+    const { maxGradNorm } = this.#settings;
+    if (!this.#norms) return maxGradNorm;
+    return Math.min(maxGradNorm ?? Infinity, this.#norms.limit());
+  }
+
+  /** Adds up; the mean gradients when it is time for a step, else nothing. */
+  async #accumulate(
+    accumulator: Accumulator,
+    gradients: readonly unknown[],
+  ): Promise<unknown[] | undefined> {
+    this.#busy = true;
+    try {
+      return await accumulator.add(gradients);
     } finally {
       this.#busy = false;
     }
@@ -258,7 +300,7 @@ export class OptimizerHandle {
       this.#tensors,
       this.#resolved,
       (tensor, state) => session.stateBytes(tensor, state),
-      session.workspaceBytes(),
+      session.workspaceBytes() + (this.#accumulator?.bytes() ?? 0),
     );
   }
 
@@ -345,6 +387,8 @@ export class OptimizerHandle {
 
   /** Frees everything the optimizer allocated; it cannot be used after. */
   dispose(): void {
+    this.#accumulator?.dispose();
+    this.#accumulator = undefined;
     this.#session?.dispose();
     this.#session = undefined;
   }
@@ -394,7 +438,14 @@ export class OptimizerHandle {
       if (cached) return cached;
       const rate = own ? this.#rate(lr, t) : base;
       const uniforms = optimizer.program.uniforms(
-        optimizer.scalarsAt({ ...hyper, lr: rate }, t),
+        optimizer.scalarsAt(
+          {
+            ...hyper,
+            lr: rate,
+            maxGradValue: this.#settings.maxGradValue ?? 0,
+          },
+          t,
+        ),
       );
       if (!own) byHyper.set(hyper, uniforms);
       return uniforms;

@@ -52,6 +52,8 @@ export interface Settings {
   readonly groups: readonly Group[];
   readonly overrides: readonly Override[];
   readonly minQuantizedSize: number;
+  /** Largest magnitude of a gradient's element. */
+  readonly maxGradValue: number | undefined;
 }
 
 /** What holds for one tensor, and why. */
@@ -105,7 +107,7 @@ export function resolveTensors(
       ...mine,
       ...overrides.filter((rule) => rule.matches.has(tensor.name)),
     ];
-    return resolveTensor(recipe, tensor, rules, settings.minQuantizedSize);
+    return resolveTensor(recipe, tensor, rules, settings);
   });
 }
 
@@ -182,7 +184,7 @@ function resolveTensor(
   recipe: Recipe,
   tensor: TensorInfo,
   rules: readonly Rule[],
-  minQuantizedSize: number,
+  { minQuantizedSize, maxGradValue }: Settings,
 ): Resolved {
   const { optimizer } = recipe;
   let { storage } = recipe;
@@ -220,10 +222,11 @@ function resolveTensor(
       `${recipe.name}: '${tensor.name}' of shape [${tensor.shape.join(", ")}] has fewer than two axes, and the optimizer speaks of rows and columns; define its form for vectors`,
     );
   const wanted = Object.values(formatsOf(own, storage));
+  const chosen = maxGradValue === undefined ? own : own.limited();
   const quantized = wanted.some(({ bits }) => bits !== 32);
   if (quantized && tensor.size < minimum)
     return {
-      optimizer: own,
+      optimizer: chosen,
       lr,
       hyper,
       formats: wanted.map(() => float32),
@@ -231,7 +234,7 @@ function resolveTensor(
       rules: rules.map(({ label }) => label),
     };
   return {
-    optimizer: own,
+    optimizer: chosen,
     lr,
     hyper,
     formats: wanted,

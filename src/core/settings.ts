@@ -16,6 +16,16 @@ export interface OptimizerOptions {
   readonly minQuantizedSize?: number;
   /** Largest 2-norm of all gradients together; larger ones are scaled down. Default: none. */
   readonly maxGradNorm?: number;
+  /** Largest magnitude of any element of a gradient; larger ones are cut off, after maxGradNorm. Default: none. */
+  readonly maxGradValue?: number;
+  /**
+   * Clips the norm of all gradients to this percentile (1 to 99) of the norms of
+   * the last 100 steps, as bitsandbytes' percentile clipping did for each tensor.
+   * Default: none.
+   */
+  readonly percentileClipping?: number;
+  /** A step is taken at every n-th call, with the mean of n gradients. Keeps a float32 sum for each parameter. Default 1. */
+  readonly accumulate?: number;
   /** What to leave out when a gradient is not finite: its `element`, the whole `step`, or nothing (`off`). Default `element`. */
   readonly skipNonFinite?: SkipMode;
   /** Seed of stochastic rounding. Default 0. */
@@ -32,6 +42,9 @@ const optionNames = [
   "overrides",
   "minQuantizedSize",
   "maxGradNorm",
+  "maxGradValue",
+  "percentileClipping",
+  "accumulate",
   "skipNonFinite",
   "seed",
   "threads",
@@ -40,6 +53,8 @@ const optionNames = [
 
 export interface CheckedOptions extends Settings {
   readonly maxGradNorm: number | undefined;
+  readonly percentileClipping: number | undefined;
+  readonly accumulate: number;
   readonly skip: SkipMode;
   readonly seed: number;
   readonly threads: number | undefined;
@@ -60,6 +75,9 @@ export function checkSettings(options: OptimizerOptions): CheckedOptions {
     overrides = [],
     minQuantizedSize = 4096,
     maxGradNorm,
+    maxGradValue,
+    percentileClipping,
+    accumulate = 1,
     skipNonFinite: skip = "element",
     seed = 0,
     threads,
@@ -68,6 +86,21 @@ export function checkSettings(options: OptimizerOptions): CheckedOptions {
   if (maxGradNorm !== undefined && !(maxGradNorm > 0))
     throw new RangeError(
       `createOptimizer: maxGradNorm must be above 0, given ${String(maxGradNorm)}; leave it out for no limit`,
+    );
+  if (maxGradValue !== undefined && !(maxGradValue > 0))
+    throw new RangeError(
+      `createOptimizer: maxGradValue must be above 0, given ${String(maxGradValue)}; leave it out for no limit`,
+    );
+  if (
+    percentileClipping !== undefined &&
+    !(percentileClipping >= 1 && percentileClipping <= 99)
+  )
+    throw new RangeError(
+      `createOptimizer: percentileClipping must be a percentile from 1 to 99, given ${String(percentileClipping)}; leave it out for no clipping`,
+    );
+  if (!Number.isInteger(accumulate) || accumulate < 1)
+    throw new RangeError(
+      `createOptimizer: accumulate must be an integer, 1 or more, given ${String(accumulate)}`,
     );
   if (!["element", "step", "off"].includes(skip))
     throw new TypeError(
@@ -86,6 +119,9 @@ export function checkSettings(options: OptimizerOptions): CheckedOptions {
     overrides,
     minQuantizedSize,
     maxGradNorm,
+    maxGradValue,
+    percentileClipping,
+    accumulate,
     skip,
     seed,
     threads,

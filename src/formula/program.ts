@@ -97,6 +97,8 @@ export interface ProgramSource {
   readonly states: Readonly<Record<string, StateKind>>;
   /** Names of hyperparameters and step scalars. */
   readonly scalars: readonly string[];
+  /** A scalar that no element of the gradient may exceed in magnitude. */
+  readonly limit?: string;
 }
 
 /** A host-side expression in float64. */
@@ -156,6 +158,19 @@ export function compileFormula(source: ProgramSource): Program {
       key: scalar,
       host: (scalars) => scalars[scalar]!,
     });
+
+  const { limit } = source;
+  if (limit !== undefined) {
+    const most: Value = { per: "step", key: limit, host: (s) => s[limit]! };
+    bound.set(
+      "g",
+      builder.binary(
+        "min",
+        builder.binary("max", bound.get("g")!, builder.unary("neg", most)),
+        most,
+      ),
+    );
+  }
 
   const fail = (at: number, problem: string): never => {
     throw new FormulaError(owner, update, at, problem);

@@ -74,6 +74,8 @@ export interface Optimizer {
     readonly when: (hyper: Readonly<Record<string, number>>) => boolean;
     readonly optimizer: Optimizer;
   }[];
+  /** The same form with gradients limited to the scalar `maxGradValue`. */
+  limited(): Optimizer;
   /** Hyperparameters and step scalars by name, as the formula reads them. */
   scalarsAt(
     hyper: Readonly<Record<string, number>>,
@@ -167,6 +169,7 @@ function compile(definition: OptimizerDefinition): Optimizer {
   const make = (
     { state, update }: Form,
     rest: (self: Optimizer) => Pick<Optimizer, "vector" | "variants">,
+    limit?: string,
   ): Optimizer => {
     checkKinds(name, state);
     const program = compileFormula({
@@ -174,7 +177,9 @@ function compile(definition: OptimizerDefinition): Optimizer {
       update,
       states: state,
       scalars: [...Object.keys(hyper), ...stepScalars],
+      ...(limit === undefined ? {} : { limit }),
     });
+    let limited: Optimizer | undefined;
     const made = {
       name,
       hyper,
@@ -183,6 +188,12 @@ function compile(definition: OptimizerDefinition): Optimizer {
       scalarsAt,
       check: (values: Readonly<Record<string, number>>) =>
         check?.(values as never),
+      limited: () =>
+        (limited ??= make(
+          { state, update },
+          (self) => ({ vector: self, variants: [] }),
+          "maxGradValue",
+        )),
     };
     return Object.assign(made, rest(made as Optimizer));
   };

@@ -372,9 +372,7 @@ function roundUp(
   );
   const hash = drawBits(fn, random, vector);
   const drawn = f32x4.mul(
-    f32x4.convert_i32x4_u(
-      i32x4.shr_u(hash.get, 8),
-    ),
+    f32x4.convert_i32x4_u(i32x4.shr_u(hash.get, 8)),
     f32x4.const(2 ** -24),
   );
   // A true comparison is -1.

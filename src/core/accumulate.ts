@@ -1,0 +1,76 @@
+/**
+ * Gradient accumulation, on every engine without a word of its own: the sums
+ * are parameters of a second session, whose formula adds a share of the
+ * gradient to them.
+ */
+import type { Engine, Session } from "../engines/engine.ts";
+import { compileFormula } from "../formula/program.ts";
+import type { TensorInfo } from "./options.ts";
+import type { CheckedOptions } from "./settings.ts";
+
+const program = () =>
+  compileFormula({
+    name: "accumulate",
+    // The first share replaces what the last round left.
+    update: "p = select(keep > 0, p, 0) + share * g",
+    states: {},
+    scalars: ["keep", "share"],
+  });
+
+export interface Accumulator {
+  /** Adds 1/n of gradients; every n-th time gives the means, else undefined. */
+  add(gradients: readonly unknown[]): Promise<unknown[] | undefined>;
+  /** Bytes of the sums. */
+  bytes(): number;
+  dispose(): void;
+}
+
+export async function createAccumulator(
+  engine: Engine,
+  tensors: readonly TensorInfo[],
+  settings: CheckedOptions,
+): Promise<Accumulator> {
+  const sum = program();
+  const session: Session = await engine.createSession(
+    tensors.map((tensor) => ({
+      ...tensor,
+      program: sum,
+      formats: [],
+      parameter: undefined,
+    })),
+    {
+      // What is not finite must reach the step, which decides what to do.
+      skip: "off",
+      clip: false,
+      resident: false,
+      threads: settings.threads,
+    },
+  );
+  const n = settings.accumulate;
+  let taken = 0;
+  return {
+    async add(gradients) {
+      const uniforms = sum.uniforms({
+        keep: taken === 0 ? 0 : 1,
+        share: 1 / n,
+      });
+      await session.step({
+        tensors: gradients.map((gradient) =>
+          gradient === null
+            ? undefined
+            : { gradient, uniforms, keys: new Uint32Array(0) },
+        ),
+        maxGradNorm: undefined,
+      });
+      taken = (taken + 1) % n;
+      if (taken > 0) return undefined;
+      return gradients.map((gradient, i) =>
+        gradient === null ? null : session.parameter(i),
+      );
+    },
+    bytes: () =>
+      tensors.reduce((total, { size }) => total + 4 * size, 0) +
+      session.workspaceBytes(),
+    dispose: () => session.dispose(),
+  };
+}

@@ -1,0 +1,33 @@
+import type { StepReport } from "../engines/engine.ts";
+
+/** Norms that count; bitsandbytes' number. */
+const window = 100;
+
+/**
+ * The last 100 gradient norms, and the percentile of them that the next one may
+ * not exceed. The step's own norm is not among them: it is known to the device
+ * alone when it is clipped.
+ */
+export class NormHistory {
+  readonly #percentile: number;
+  readonly #norms: number[] = [];
+
+  constructor(percentile: number) {
+    this.#percentile = percentile;
+  }
+
+  async take(report: StepReport | Promise<StepReport>): Promise<void> {
+    const { gradNorm } = await report;
+    if (gradNorm === undefined || !Number.isFinite(gradNorm)) return;
+    this.#norms.push(gradNorm);
+    if (this.#norms.length > window) this.#norms.shift();
+  }
+
+  /** No limit before the first norm is known. */
+  limit(): number {
+    if (this.#norms.length === 0) return Infinity;
+    const sorted = [...this.#norms].sort((a, b) => a - b);
+    const rank = Math.floor((this.#percentile / 100) * sorted.length);
+    return sorted[Math.min(rank, sorted.length - 1)]!;
+  }
+}

@@ -1,0 +1,48 @@
+import {
+  defineOptimizer,
+  type Hyper,
+  type OptimizerFactory,
+  type RecipeOptions,
+} from "./define.ts";
+
+/**
+ * Any optimizer, with an exponential moving average of the parameters beside
+ * them: the state `average`, float32 unless its format says otherwise, read with
+ * `optimizer.state(name)`. It begins with the parameters after the first step.
+ *
+ * @param options.averageDecay how much of the average stays at a step. Default 0.999.
+ */
+export function withAverage<H extends Hyper>(
+  factory: OptimizerFactory<H>,
+): OptimizerFactory<H & { averageDecay: number }> {
+  const { definition } = factory;
+  const line = "\n    average = average + blend * (p - average)\n";
+  const averaged = defineOptimizer({
+    ...(definition as object as OptimizerFactory["definition"]),
+    name: `${definition.name}Average`,
+    hyper: { ...definition.hyper, averageDecay: 0.999 } as Hyper,
+    state: { ...definition.state, average: "signed" },
+    scalars: (hyper, t) => ({
+      ...definition.scalars?.(hyper as never, t),
+      blend: t === 1 ? 1 : 1 - hyper.averageDecay!,
+    }),
+    update: definition.update + line,
+    ...(definition.vector
+      ? {
+          vector: {
+            state: { ...definition.vector.state, average: "signed" as const },
+            update: definition.vector.update + line,
+          },
+        }
+      : {}),
+  });
+  const withFormat = (options: RecipeOptions = {}) =>
+    averaged({
+      ...options,
+      state: { average: { bits: 32 }, ...options.state },
+    } as object as RecipeOptions);
+  return Object.assign(withFormat, {
+    optimizerName: averaged.optimizerName,
+    definition: averaged.definition,
+  }) as object as OptimizerFactory<H & { averageDecay: number }>;
+}
