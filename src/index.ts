@@ -35,8 +35,6 @@ export {
   type QuantizeOptions,
 } from "./formats/quantize.ts";
 export { FormulaError } from "./formula/error.ts";
-export { adam } from "./optimizers/adam.ts";
-export { adamw } from "./optimizers/adamw.ts";
 export {
   defineOptimizer,
   type OptimizerDefinition,
@@ -48,4 +46,3 @@ export * from "./optimizers/recipes.ts";
 export { optimizerByName, optimizers } from "./optimizers/registry.ts";
 export { withAverage } from "./optimizers/average.ts";
 export * as schedules from "./optimizers/schedules.ts";
-export { sgd } from "./optimizers/sgd.ts";

@@ -253,10 +253,10 @@ describe("optimizers by name", () => {
 
   test("an unknown name is an error with the nearest one", () => {
     expect(() => optimizerByName("adamw9bit")).toThrow(
-      /^optimizerByName: unknown optimizer 'adamw9bit'; did you mean 'adamw\dbit'\? There are adam, adamw, sgd, /,
+      /^optimizerByName: unknown optimizer 'adamw9bit'; did you mean 'adamw\dbit'\? There are adafactor, adafactor32bit, /,
     );
     expect(() => optimizerByName("xyz")).toThrow(
-      "unknown optimizer 'xyz'; there are adam, ",
+      "unknown optimizer 'xyz'; there are adafactor, ",
     );
     expect(() => optimizerByName(undefined as never)).toThrow(
       "unknown optimizer 'undefined'",
@@ -269,7 +269,7 @@ describe("options of a recipe", () => {
     [
       "an unknown option",
       () => adamw({ weigthDecay: 0.1 } as never),
-      "adamw: unknown option 'weigthDecay'; did you mean 'weightDecay'? There are lr, beta1, beta2, eps, weightDecay, bits, blockSize, state",
+      "adamw: unknown option 'weigthDecay'; did you mean 'weightDecay'? There are lr, beta1, beta2, eps, weightDecay, amsgrad, bits, blockSize, state",
     ],
     [
       "an option far from all",

@@ -1,13 +1,22 @@
-import { defineOptimizer } from "./define.ts";
+import { defineOptimizer, defineRecipe } from "./define.ts";
 
 /**
  * Adam with decoupled weight decay, arXiv 1711.05101, in PyTorch's meaning:
  * p (1 - lr * weightDecay) before the update. Where v is 0 there has been no
- * gradient, and the update is 0 whatever a quantized m decodes to.
+ * gradient, and the update is 0 whatever a quantized m decodes to. `amsgrad`
+ * (arXiv 1904.09237) keeps the largest v in a third state and divides by its
+ * root.
  */
 export const adamw = /* @__PURE__ */ defineOptimizer({
   name: "adamw",
-  hyper: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 1e-2 },
+  hyper: {
+    lr: 1e-3,
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weightDecay: 1e-2,
+    amsgrad: false,
+  },
   state: { m: "signed", v: "unsigned" },
   scalars: ({ beta1, beta2 }, t) => ({
     c1: 1 - beta1 ** t,
@@ -18,4 +27,32 @@ export const adamw = /* @__PURE__ */ defineOptimizer({
     v = beta2 * v + (1 - beta2) * g * g
     p = p * (1 - lr * weightDecay) - select(v > 0, lr * (m / c1) / (sqrt(v) / c2 + eps), 0)
   `,
+  variants: [
+    {
+      when: ({ amsgrad }) => amsgrad > 0,
+      state: { m: "signed", v: "unsigned", vmax: "unsigned" },
+      update: `
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        vmax = max(vmax, v)
+        p = p * (1 - lr * weightDecay) - select(vmax > 0, lr * (m / c1) / (sqrt(vmax) / c2 + eps), 0)
+      `,
+    },
+  ],
 });
+
+export const adamw32bit = /* @__PURE__ */ defineRecipe("adamw32bit", adamw, {
+  bits: 32,
+});
+export const adamw8bit = /* @__PURE__ */ defineRecipe("adamw8bit", adamw, {
+  bits: 8,
+});
+export const adamw4bit = /* @__PURE__ */ defineRecipe("adamw4bit", adamw, {
+  bits: 4,
+});
+/** Paper 2's fast form: m in block 128 / dynamic, v in block 128 / linear without zero. */
+export const adamw4bitBlock = /* @__PURE__ */ defineRecipe(
+  "adamw4bitBlock",
+  adamw,
+  { bits: 4 },
+);

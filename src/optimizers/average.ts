@@ -1,5 +1,6 @@
 import {
   defineOptimizer,
+  type Form,
   type Hyper,
   type OptimizerFactory,
   type RecipeOptions,
@@ -16,25 +17,21 @@ export function withAverage<H extends Hyper>(
   factory: OptimizerFactory<H>,
 ): OptimizerFactory<H & { averageDecay: number }> {
   const { definition } = factory;
-  const line = "\n    average = average + blend * (p - average)\n";
   const averaged = defineOptimizer({
     ...(definition as object as OptimizerFactory["definition"]),
     name: `${definition.name}Average`,
     hyper: { ...definition.hyper, averageDecay: 0.999 } as Hyper,
-    state: { ...definition.state, average: "signed" },
     scalars: (hyper, t) => ({
       ...definition.scalars?.(hyper as never, t),
       blend: t === 1 ? 1 : 1 - hyper.averageDecay!,
     }),
-    update: definition.update + line,
-    ...(definition.vector
-      ? {
-          vector: {
-            state: { ...definition.vector.state, average: "signed" as const },
-            update: definition.vector.update + line,
-          },
-        }
-      : {}),
+    ...averagedForm(definition),
+    ...(definition.variants && {
+      variants: definition.variants.map(({ when, ...form }) => ({
+        when: when as () => boolean,
+        ...averagedForm(form),
+      })),
+    }),
   });
   const withFormat = (options: RecipeOptions = {}) =>
     averaged({
@@ -45,4 +42,15 @@ export function withAverage<H extends Hyper>(
     optimizerName: averaged.optimizerName,
     definition: averaged.definition,
   }) as object as OptimizerFactory<H & { averageDecay: number }>;
+}
+
+function averagedForm({ state, update, vector }: Form): Form {
+  const add = (form: Pick<Form, "state" | "update">) => ({
+    state: { ...form.state, average: "signed" as const },
+    update: `${form.update}\n    average = average + blend * (p - average)\n`,
+  });
+  return {
+    ...add({ state, update }),
+    ...(vector && { vector: add(vector) }),
+  };
 }

@@ -1,14 +1,11 @@
-import { adam } from "./adam.ts";
-import { adamw } from "./adamw.ts";
-import type { OptimizerFactory } from "./define.ts";
 import { nearestName } from "../formula/error.ts";
-import * as recipes from "./recipes.ts";
-import { sgd } from "./sgd.ts";
+import type { OptimizerFactory } from "./define.ts";
+import * as all from "./recipes.ts";
 
-/** Every optimizer and every recipe by its name. */
+/** Every optimizer and every recipe by its name, in the alphabet's order. */
 export const optimizers = (): ReadonlyMap<string, OptimizerFactory> =>
   new Map(
-    [adam, adamw, sgd, ...Object.values(recipes)].map((factory) => [
+    Object.values(all).map((factory) => [
       factory.optimizerName,
       factory as unknown as OptimizerFactory,
     ]),

@@ -1,4 +1,5 @@
-import { defineOptimizer } from "./define.ts";
+import { defineOptimizer, defineRecipe } from "./define.ts";
+import { checkMomentum, momentumScalars } from "./momentum.ts";
 
 /**
  * Stochastic gradient descent with momentum, as PyTorch has it: the first step
@@ -16,21 +17,23 @@ export const sgd = /* @__PURE__ */ defineOptimizer({
     weightDecay: 0,
   },
   state: { m: "signed" },
-  scalars: ({ momentum, dampening, nesterov }, t) => ({
-    gain: t === 1 ? 1 : 1 - dampening,
-    // The step is along ahead * d + along * m.
-    ahead: nesterov ? 1 : 0,
-    along: nesterov ? momentum : 1,
-  }),
+  scalars: momentumScalars,
   update: `
     d = g + weightDecay * p
     m = momentum * m + gain * d
     p = p - lr * (ahead * d + along * m)
   `,
-  check({ momentum, dampening, nesterov }) {
-    if (nesterov && (momentum === 0 || dampening !== 0))
-      throw new RangeError(
-        `sgd: nesterov needs a momentum above 0 and no dampening, given momentum ${momentum}, dampening ${dampening}`,
-      );
-  },
+  check: /* @__PURE__ */ checkMomentum("sgd"),
+});
+
+export const sgd32bit = /* @__PURE__ */ defineRecipe("sgd32bit", sgd, {
+  bits: 32,
+});
+export const sgd8bit = /* @__PURE__ */ defineRecipe("sgd8bit", sgd, {
+  bits: 8,
+});
+/** Stochastic rounding keeps the momentum unbiased, as paper 2's theorem 1 needs. */
+export const sgd4bit = /* @__PURE__ */ defineRecipe("sgd4bit", sgd, {
+  bits: 4,
+  state: { m: { rounding: "stochastic" } },
 });

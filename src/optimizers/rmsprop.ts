@@ -1,0 +1,48 @@
+import { defineOptimizer, defineRecipe } from "./define.ts";
+
+/**
+ * RMSprop, Hinton's lecture 6e, as PyTorch has it: eps outside of the root, L2
+ * weight decay added to the gradient. A momentum above 0 adds a second state.
+ */
+export const rmsprop = /* @__PURE__ */ defineOptimizer({
+  name: "rmsprop",
+  hyper: { lr: 1e-2, alpha: 0.99, eps: 1e-8, momentum: 0, weightDecay: 0 },
+  state: { v: "unsigned" },
+  update: `
+    d = g + weightDecay * p
+    v = alpha * v + (1 - alpha) * d * d
+    p = p - select(v > 0, lr * d / (sqrt(v) + eps), 0)
+  `,
+  variants: [
+    {
+      when: ({ momentum }) => momentum > 0,
+      state: { v: "unsigned", m: "signed" },
+      update: `
+        d = g + weightDecay * p
+        v = alpha * v + (1 - alpha) * d * d
+        m = momentum * m + select(v > 0, d / (sqrt(v) + eps), 0)
+        p = p - lr * m
+      `,
+    },
+  ],
+  check({ alpha }) {
+    if (alpha >= 1)
+      throw new RangeError(`rmsprop: alpha must be in [0, 1), given ${alpha}`);
+  },
+});
+
+export const rmsprop32bit = /* @__PURE__ */ defineRecipe(
+  "rmsprop32bit",
+  rmsprop,
+  { bits: 32 },
+);
+export const rmsprop8bit = /* @__PURE__ */ defineRecipe(
+  "rmsprop8bit",
+  rmsprop,
+  { bits: 8 },
+);
+export const rmsprop4bit = /* @__PURE__ */ defineRecipe(
+  "rmsprop4bit",
+  rmsprop,
+  { bits: 4 },
+);
