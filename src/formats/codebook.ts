@@ -24,7 +24,7 @@ export interface CodebookOptions {
   readonly signed?: boolean;
 }
 
-const f32 = Math.fround;
+const f32 = (x: number) => Math.fround(x);
 
 /** Which bits a codebook comes in, and whether it has an unsigned form. */
 const families: Readonly<

@@ -5,8 +5,8 @@
  * float32 bits; the table is built from them, and so carries every tie rule
  * and the sign rule of bitsandbytes without knowing it.
  */
-const floatView = new Float32Array(1);
-const bitsView = new Int32Array(floatView.buffer);
+const bitsView = /* @__PURE__ */ new Int32Array(1);
+const floatView = /* @__PURE__ */ new Float32Array(bitsView.buffer);
 
 /** The bits of a float32, as a signed 32-bit integer. */
 export function floatBits(x: number): number {

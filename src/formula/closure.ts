@@ -33,11 +33,11 @@ type Cell = { row: Row };
 /** How each operation acts on numbers, before rounding to float32. */
 export const unaryOps: Readonly<Record<UnaryOp, (a: number) => number>> = {
   neg: (a) => -a,
-  sqrt: Math.sqrt,
-  abs: Math.abs,
+  sqrt: (a) => Math.sqrt(a),
+  abs: (a) => Math.abs(a),
   sign: (a) => (a > 0 ? 1 : a < 0 ? -1 : 0),
-  exp: Math.exp,
-  log: Math.log,
+  exp: (a) => Math.exp(a),
+  log: (a) => Math.log(a),
 };
 // min and max as SIMD units have them: the first operand unless the second wins.
 export const binaryOps: Readonly<

@@ -67,8 +67,14 @@ const productOps: Readonly<Record<string, BinaryOp>> = {
   "*": "mul",
   "/": "div",
 };
-const unaryFunctions = new Set(["sqrt", "abs", "sign", "exp", "log"]);
-const binaryFunctions = new Set(["min", "max", "pow"]);
+const unaryFunctions = /* @__PURE__ */ new Set([
+  "sqrt",
+  "abs",
+  "sign",
+  "exp",
+  "log",
+]);
+const binaryFunctions = /* @__PURE__ */ new Set(["min", "max", "pow"]);
 const reductions: readonly string[] = [
   "norm",
   "sum",

@@ -54,16 +54,16 @@ export const adafactor = /* @__PURE__ */ defineOptimizer({
     decay: 1 - t ** -decayRate,
     step: relativeStep ? Math.min(lr, 1 / Math.sqrt(t)) : lr,
   }),
-  update: matrix + clipped + plain,
-  vector: { state: { v: "unsigned" }, update: vector + clipped + plain },
+  update: [matrix, clipped, plain],
+  vector: { state: { v: "unsigned" }, update: [vector, clipped, plain] },
   variants: [
     {
       when: ({ beta1 }) => beta1 > 0,
       state: { row: "row", col: "column", m: "signed" },
-      update: matrix + clipped + averaged,
+      update: [matrix, clipped, averaged],
       vector: {
         state: { v: "unsigned", m: "signed" },
-        update: vector + clipped + averaged,
+        update: [vector, clipped, averaged],
       },
     },
   ],

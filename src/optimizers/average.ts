@@ -1,5 +1,6 @@
 import {
   defineOptimizer,
+  updateText,
   type Form,
   type Hyper,
   type OptimizerFactory,
@@ -47,7 +48,7 @@ export function withAverage<H extends Hyper>(
 function averagedForm({ state, update, vector }: Form): Form {
   const add = (form: Pick<Form, "state" | "update">) => ({
     state: { ...form.state, average: "signed" as const },
-    update: `${form.update}\n    average = average + blend * (p - average)\n`,
+    update: `${updateText(form.update)}\n    average = average + blend * (p - average)\n`,
   });
   return {
     ...add({ state, update }),

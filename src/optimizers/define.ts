@@ -27,8 +27,12 @@ export interface Form {
    * start at 0.
    */
   readonly state: Readonly<Record<string, StateKind>>;
-  /** The update of one element, in the notation of the papers. */
-  readonly update: string;
+  /**
+   * The update of one element, in the notation of the papers. A list is joined;
+   * forms may share its parts. (Concatenating them where the optimizer is
+   * defined would keep bundlers from leaving it out.)
+   */
+  readonly update: string | readonly string[];
   /**
    * State and update for tensors with fewer than two axes, for an optimizer
    * that speaks of rows and columns.
@@ -174,7 +178,7 @@ function compile(definition: OptimizerDefinition): Optimizer {
     checkKinds(name, state);
     const program = compileFormula({
       name,
-      update,
+      update: updateText(update),
       states: state,
       scalars: [...Object.keys(hyper), ...stepScalars],
       ...(limit === undefined ? {} : { limit }),
@@ -214,6 +218,10 @@ function compile(definition: OptimizerDefinition): Optimizer {
     })),
   );
 }
+
+/** The whole text of an update. */
+export const updateText = (update: Form["update"]): string =>
+  typeof update === "string" ? update : update.join("\n");
 
 function checkKinds(name: string, state: Form["state"]): void {
   const kinds = ["signed", "unsigned", "row", "column", "one"];

@@ -30,17 +30,17 @@ export const sm3 = /* @__PURE__ */ defineOptimizer({
   name: "sm3",
   hyper: { lr: 0.1, momentum: 0.9, weightDecay: 0 },
   state: { m: "signed", row: "row", col: "column" },
-  update: matrix + averaged,
+  update: [matrix, averaged],
   vector: {
     state: { m: "signed", v: "unsigned" },
-    update: vector + averaged,
+    update: [vector, averaged],
   },
   variants: [
     {
       when: ({ momentum }) => momentum === 0,
       state: { row: "row", col: "column" },
-      update: matrix + plain,
-      vector: { state: { v: "unsigned" }, update: vector + plain },
+      update: [matrix, plain],
+      vector: { state: { v: "unsigned" }, update: [vector, plain] },
     },
   ],
 });

@@ -1,0 +1,60 @@
+// Every example runs, and the code in the README is the code of the examples.
+import { execFile } from "node:child_process";
+import fs from "node:fs";
+import path from "node:path";
+import { promisify } from "node:util";
+import { describe, expect, test } from "vitest";
+
+const root = path.resolve(import.meta.dirname, "..");
+const read = (file: string) => fs.readFileSync(path.join(root, file), "utf8");
+const run = async (file: string) =>
+  (
+    await promisify(execFile)(
+      process.execPath,
+      ["--conditions=lowbit-source", path.join("examples", file)],
+      { cwd: root },
+    )
+  ).stdout;
+
+describe("the README", () => {
+  const blocks = [
+    ...read("README.md").matchAll(/```ts file=(\S+)\n([^]*?)```/g),
+  ].map(([, file, code]) => ({ file: file!, code: code! }));
+
+  test("shows no code of its own", () => {
+    expect(blocks.length).toBeGreaterThanOrEqual(5);
+    expect(read("README.md").match(/```(ts|js)\n/g)).toBeNull();
+  });
+
+  test.each(blocks)("shows $file as it is", ({ file, code }) => {
+    expect(code).toBe(read(file));
+  });
+});
+
+describe("the examples", () => {
+  test("quick-start: changes the weights and says where the bytes go", async () => {
+    const output = await run("quick-start.ts");
+    expect(output).toContain("step: 1");
+    expect(output).toContain("532480");
+    expect(output).toContain("fewer than minQuantizedSize 4096");
+  });
+
+  test("new-optimizer: runs in 4 bits on the spot", async () => {
+    // One step of 1e-4 along the sign; half a byte and a scale per 128.
+    expect(await run("new-optimizer.ts")).toMatch(/^0\.0000?9999\d* 0\.53125/);
+  });
+
+  test("control: estimates, limits and accumulates", async () => {
+    const output = await run("control.ts");
+    const [wte, norm, head] = [50257 * 768, 768, 768 * 50257];
+    const blocks = Math.ceil(head / 256);
+    const bytes = 8 * wte + 8 * norm + 2 * head + 8 * blocks;
+    expect(output).toContain(`${bytes} bytes, in 32 bits ${8 * (wte + norm + head)}`);
+    expect(output).toContain("1 step at learning rate");
+  });
+
+  test("jax: trains to the target", async () => {
+    const [, error] = /largest error (\S+)/.exec(await run("jax.ts"))!;
+    expect(Number(error)).toBeLessThan(1e-3);
+  });
+});
