@@ -335,11 +335,11 @@ function literal(value: number): Value {
 
 const hostUnary: Readonly<Record<UnaryOp, (a: number) => number>> = {
   neg: (a) => -a,
-  sqrt: Math.sqrt,
-  abs: Math.abs,
-  sign: Math.sign,
-  exp: Math.exp,
-  log: Math.log,
+  sqrt: (a) => Math.sqrt(a),
+  abs: (a) => Math.abs(a),
+  sign: (a) => Math.sign(a),
+  exp: (a) => Math.exp(a),
+  log: (a) => Math.log(a),
 };
 const hostBinary: Readonly<
   Record<BinaryOp | CompareOp, (a: number, b: number) => number>
@@ -348,9 +348,9 @@ const hostBinary: Readonly<
   sub: (a, b) => a - b,
   mul: (a, b) => a * b,
   div: (a, b) => a / b,
-  min: Math.min,
-  max: Math.max,
-  pow: Math.pow,
+  min: (a, b) => Math.min(a, b),
+  max: (a, b) => Math.max(a, b),
+  pow: (a, b) => Math.pow(a, b),
   lt: (a, b) => Number(a < b),
   le: (a, b) => Number(a <= b),
   gt: (a, b) => Number(a > b),
@@ -664,7 +664,14 @@ export function print<T>(
         value = backend.input(node.name);
         break;
       case "select":
-        value = backend.select(at(node.condition), at(node.a), at(node.b));
+        // A small comparison was stored as 1 or 0: make it a condition again.
+        value = backend.select(
+          isSmall(program, node.condition)
+            ? backend.compare("ne", at(node.condition), backend.constant(0))
+            : at(node.condition),
+          at(node.a),
+          at(node.b),
+        );
         break;
       default:
         if (!("b" in node)) value = backend.unary(node.op, at(node.a));

@@ -4,9 +4,16 @@
  * are recognised by their metadata and their keys, never by their file's name.
  */
 import {
+  adagrad,
   adamw,
+  ademamix,
   codebook,
   defineOptimizer,
+  factor,
+  lamb,
+  lars,
+  lion,
+  rmsprop,
   sgd,
   unpackCodes,
   type FormatOptions,
@@ -102,6 +109,8 @@ interface Meta {
   readonly lr: number;
   readonly betas?: readonly number[];
   readonly alpha?: number;
+  readonly t_alpha?: number | null;
+  readonly t_beta3?: number | null;
   readonly momentum?: number;
   readonly dampening?: number;
   readonly nesterov?: boolean;
@@ -155,7 +164,7 @@ function run(recording: Recording, meta: Meta) {
 
 /**
  * bitsandbytes' variants where they are not ours: the raw gradient, without
- * the decay term, is what RMSprop and Adagrad divide.
+ * the decay term, is what its 8-bit RMSprop and Adagrad divide.
  */
 const bnbRmsprop = defineOptimizer({
   name: "bnbrmsprop",
@@ -177,94 +186,6 @@ const bnbAdagrad = defineOptimizer({
     p = p - lr * (g / (sqrt(v) + eps))
   `,
 });
-const lion = defineOptimizer({
-  name: "recordedlion",
-  hyper: { lr: 1e-4, beta1: 0.9, beta2: 0.99, weightDecay: 0 },
-  state: { m: "signed" },
-  update: `
-    u = sign(beta1 * m + (1 - beta1) * g)
-    m = beta2 * m + (1 - beta2) * g
-    p = p * (1 - lr * weightDecay) - lr * u
-  `,
-});
-const ademamix = defineOptimizer({
-  name: "recordedademamix",
-  hyper: {
-    lr: 1e-3,
-    beta1: 0.9,
-    beta2: 0.999,
-    beta3: 0.9999,
-    alpha: 5,
-    eps: 1e-8,
-    weightDecay: 1e-2,
-  },
-  state: { m1: "signed", m2: "signed", v: "unsigned" },
-  scalars: ({ beta1, beta2 }, t) => ({
-    c1: 1 - beta1 ** t,
-    c2: Math.sqrt(1 - beta2 ** t),
-  }),
-  update: `
-    m1 = beta1 * m1 + (1 - beta1) * g
-    m2 = beta3 * m2 + (1 - beta3) * g
-    v = beta2 * v + (1 - beta2) * g * g
-    p = p * (1 - lr * weightDecay) - lr * (m1 / c1 + alpha * m2) / (sqrt(v) / c2 + eps)
-  `,
-});
-
-/** bitsandbytes' LAMB: Adam whose update's norm is capped at max_unorm times the parameter's. */
-const bnbLamb = defineOptimizer({
-  name: "bnblamb",
-  hyper: {
-    lr: 1e-3,
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
-    weightDecay: 0,
-    maxUnorm: 1,
-  },
-  state: { m: "signed", v: "unsigned" },
-  scalars: ({ beta1, beta2 }, t) => ({
-    c1: 1 - beta1 ** t,
-    c2: Math.sqrt(1 - beta2 ** t),
-  }),
-  update: `
-    m = beta1 * m + (1 - beta1) * g
-    v = beta2 * v + (1 - beta2) * g * g
-    u = (m / c1) / (sqrt(v) / c2 + eps)
-    most = maxUnorm * norm(p)
-    p = p * (1 - lr * weightDecay) - lr * select(norm(u) > most, most / norm(u), 1) * u
-  `,
-});
-/** bitsandbytes' LARS: the same cap on momentum; its norm leaves out this step's decay. */
-const bnbLars = defineOptimizer({
-  name: "bnblars",
-  hyper: { lr: 1e-2, momentum: 0.9, weightDecay: 0, maxUnorm: 0.02 },
-  state: { m: "signed" },
-  update: `
-    u = momentum * m + g
-    most = maxUnorm * norm(p)
-    m = u + weightDecay * p
-    p = p - lr * select(norm(u) > most, most / norm(u), 1) * m
-  `,
-});
-/** lpmm's Factor: m in 4 bits, v from the means of its rows and columns. */
-const factor = defineOptimizer({
-  name: "recordedfactor",
-  hyper: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 },
-  state: { m: "signed", row: "row", col: "column" },
-  scalars: ({ beta1, beta2 }, t) => ({
-    c1: 1 - beta1 ** t,
-    c2: Math.sqrt(1 - beta2 ** t),
-  }),
-  update: `
-    m = beta1 * m + (1 - beta1) * g
-    row = beta2 * row + (1 - beta2) * rowmean(g * g)
-    col = beta2 * col + (1 - beta2) * colmean(g * g)
-    v = row * col / max(mean(row), 1e-30)
-    p = p * (1 - lr * weightDecay) - select(v > 0, lr * (m / c1) / (sqrt(v) / c2 + eps), 0)
-  `,
-});
-
 /** Which of our states a recording's state1 and state2 are, and what they are stored with. */
 interface BnbKind {
   readonly factory: OptimizerFactory;
@@ -316,13 +237,13 @@ function bnbKind(meta: Meta): BnbKind | string {
       };
     case "rmsprop":
       return {
-        factory: bnbRmsprop as never,
+        factory: (meta.bits === 32 ? rmsprop : bnbRmsprop) as never,
         hyper: { ...base, alpha: meta.alpha ?? beta1, eps },
         state1: ["v"],
       };
     case "adagrad":
       return {
-        factory: bnbAdagrad as never,
+        factory: (meta.bits === 32 ? adagrad : bnbAdagrad) as never,
         hyper: { ...base, eps },
         state1: ["v"],
       };
@@ -335,7 +256,16 @@ function bnbKind(meta: Meta): BnbKind | string {
     case "ademamix":
       return {
         factory: ademamix as never,
-        hyper: { ...base, beta1, beta2, beta3, alpha: meta.alpha, eps },
+        hyper: {
+          ...base,
+          beta1,
+          beta2,
+          beta3,
+          alpha: meta.alpha,
+          eps,
+          tAlpha: meta.t_alpha ?? undefined,
+          tBeta3: meta.t_beta3 ?? undefined,
+        },
         state1: ["m1", "m2"],
         state2: "v",
       };
@@ -343,15 +273,21 @@ function bnbKind(meta: Meta): BnbKind | string {
     case "lars":
       if (meta.bits === 8)
         return `bitsandbytes does not cap the norm of ${meta.optimizer} in 8 bits: that is another optimizer`;
+      // Without a cap it is AdamW, or SGD with momentum.
+      if (!meta.max_unorm)
+        return bnbKind({
+          ...meta,
+          optimizer: meta.optimizer === "lamb" ? "adamw" : "sgd",
+        });
       return meta.optimizer === "lamb"
         ? {
-            factory: bnbLamb as never,
+            factory: lamb as never,
             hyper: { ...base, beta1, beta2, eps, maxUnorm: meta.max_unorm },
             state1: ["m"],
             state2: "v",
           }
         : {
-            factory: bnbLars as never,
+            factory: lars as never,
             hyper: {
               ...base,
               momentum: meta.momentum ?? beta1,

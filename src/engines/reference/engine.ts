@@ -227,6 +227,8 @@ class ReferenceSession implements Session {
     factor: number | undefined,
   ): number {
     const { size, program, shape } = plan;
+    // As everywhere: an empty tensor takes no step, a state of one number included.
+    if (size === 0) return 0;
     const geometry = geometryOf(shape);
     const check = this.#options.skip !== "off";
     const gradient =
