@@ -1,20 +1,10 @@
+import { constant, cosine, linear } from "../optimizers/schedules.ts";
+
 /** How the learning rate goes from `lr` down to `minLr` after the warm-up. */
-export type Schedule = "cosine" | "linear" | "constant";
+export const schedules = { cosine, linear, constant } as const;
+export type Schedule = keyof typeof schedules;
 
-/** The part of the way from `minLr` to `lr` that is left, for progress 0..1. */
-export const schedules: Readonly<
-  Record<Schedule, (progress: number) => number>
-> = {
-  cosine: (progress) => (1 + Math.cos(Math.PI * progress)) / 2,
-  linear: (progress) => 1 - progress,
-  constant: () => 1,
-};
-
-/**
- * The learning rate as a function of the step, which counts from 1: a linear
- * warm-up to `lr`, which it reaches at step `warmup`, then the schedule, which
- * ends at `minLr` with the last step.
- */
+/** The learning rate of a run as a function of the step, which counts from 1. */
 export function learningRate(config: {
   readonly lr: number;
   readonly minLr: number;
@@ -22,10 +12,8 @@ export function learningRate(config: {
   readonly steps: number;
   readonly schedule: Schedule;
 }): (step: number) => number {
-  const { lr, minLr, warmup, steps, schedule } = config;
-  return (step) => {
-    if (step <= warmup) return (lr * step) / warmup;
-    const progress = Math.min(1, (step - warmup) / Math.max(1, steps - warmup));
-    return minLr + (lr - minLr) * schedules[schedule](progress);
-  };
+  const { lr, minLr: min, warmup } = config;
+  // A run that ends within its warm-up never comes to the decay.
+  const steps = Math.max(config.steps, warmup + 1);
+  return schedules[config.schedule]({ lr, min, warmup, steps });
 }
