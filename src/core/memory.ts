@@ -125,6 +125,7 @@ export function estimateMemory(
       stateBytes(
         resolved[i]!.formats[s]!,
         stateLength(resolved[i]!.optimizer, tensors[i]!, s),
+        tensors[i]!.shape,
       ),
     0,
   );

@@ -379,6 +379,7 @@ export class OptimizerHandle {
         `${name}/${state}`,
         formats[s]!,
         stateLength(optimizer, this.#tensors[tensor]!, s),
+        this.#tensors[tensor]!.shape,
         stored,
       );
     }
@@ -484,6 +485,7 @@ function checkStored(
   owner: string,
   format: Format,
   size: number,
+  shape: readonly number[],
   stored: StoredState,
 ): void {
   const wrong = (what: string, wanted: number, given: number) =>
@@ -501,7 +503,7 @@ function checkStored(
   const bytes = codeBytes(format.bits, size);
   if (stored.codes.length !== bytes)
     throw wrong("bytes of codes", bytes, stored.codes.length);
-  const scales = scaleCount(format, size);
+  const scales = scaleCount(format, size, shape);
   if (stored.scales.length !== scales)
     throw wrong("scales", scales, stored.scales.length);
 }

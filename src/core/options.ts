@@ -2,7 +2,7 @@
  * Which options hold for which tensor: the recipe's, then its group's, then
  * every matching override's in order; decided once, at creation.
  */
-import { float32, type Format } from "../formats/format.ts";
+import { float32, formatFor, type Format } from "../formats/format.ts";
 import { nearestName } from "../formula/error.ts";
 import {
   checkLearningRate,
@@ -221,7 +221,9 @@ function resolveTensor(
     throw new TypeError(
       `${recipe.name}: '${tensor.name}' of shape [${tensor.shape.join(", ")}] has fewer than two axes, and the optimizer speaks of rows and columns; define its form for vectors`,
     );
-  const wanted = Object.values(formatsOf(own, storage));
+  const wanted = Object.values(formatsOf(own, storage)).map((format) =>
+    formatFor(format, tensor.shape),
+  );
   const chosen = maxGradValue === undefined ? own : own.limited();
   const quantized = wanted.some(({ bits }) => bits !== 32);
   if (quantized && tensor.size < minimum)

@@ -1,5 +1,6 @@
 import { codebook, codebookNames, type CodebookName } from "./codebook.ts";
 import { codeBytes, storedBits } from "./pack.ts";
+import { rank1Count } from "./rank1.ts";
 
 /** What a state's value may be: `signed` like a first moment, `unsigned` like a second. */
 export type Sign = "signed" | "unsigned";
@@ -13,8 +14,13 @@ export interface FormatOptions {
   readonly bits?: number;
   /** Name of a codebook, or its values (sorted, in [-1, 1]). Default: dynamic, and at 4 bits and below linear-nozero for an unsigned state. */
   readonly codebook?: CodebookName | (string & {}) | ArrayLike<number>;
-  /** One absmax per `block` of consecutive elements, or one for the `tensor`. Default block. */
-  readonly scale?: "block" | "tensor";
+  /**
+   * One absmax per `block` of consecutive elements, one for the `tensor`, or
+   * `rank1`: one for each index of each axis, the least of an element's axes
+   * being its scale; tensors with fewer than two axes then have blocks of 128.
+   * Default block.
+   */
+  readonly scale?: ScaleKind;
   /** Elements that share an absmax: a power of two, 32..4096. Default 256 at more than 4 bits, else 128. */
   readonly blockSize?: number;
   /** How a value between two entries is coded. Default nearest. */
@@ -24,6 +30,8 @@ export interface FormatOptions {
   /** Whether the codebook has both signs. Default: what the state is. */
   readonly signed?: boolean;
 }
+
+export type ScaleKind = "block" | "tensor" | "rank1";
 
 /** Plain storage: float32, or bfloat16. */
 export interface FloatFormat {
@@ -42,7 +50,7 @@ export interface QuantizedFormat {
   readonly codebook: CodebookName | "custom";
   readonly values: Float32Array<ArrayBuffer>;
   readonly signed: boolean;
-  readonly scale: "block" | "tensor";
+  readonly scale: ScaleKind;
   readonly blockSize: number;
   readonly rounding: "nearest" | "stochastic";
   readonly keepSign: boolean;
@@ -95,9 +103,9 @@ export function resolveFormat(
     keepSign = false,
     codebook: chosen = !signed && bits <= 4 ? "linear-nozero" : "dynamic",
   } = options;
-  if (scale !== "block" && scale !== "tensor")
+  if (!["block", "tensor", "rank1"].includes(scale))
     throw new TypeError(
-      `format: scale must be 'block' or 'tensor', given '${String(scale)}'`,
+      `format: scale must be 'block', 'tensor' or 'rank1', given '${String(scale)}'`,
     );
   if (rounding !== "nearest" && rounding !== "stochastic")
     throw new TypeError(
@@ -169,16 +177,41 @@ function checkCodebook(
   return values;
 }
 
-/** Scales that a state of `length` elements has. */
-export function scaleCount(format: Format, length: number): number {
+/**
+ * The format that holds for a tensor of this shape: rank-1 scales say nothing of
+ * one axis, where blocks of 128 stand for them (paper 2, section 4.2).
+ */
+export function formatFor(format: Format, shape: readonly number[]): Format {
+  return format.kind === "quantized" &&
+    format.scale === "rank1" &&
+    shape.length < 2
+    ? { ...format, scale: "block", blockSize: 128 }
+    : format;
+}
+
+/**
+ * Scales that a state of `length` elements has.
+ *
+ * @param shape of the tensor; rank-1 scales depend on it.
+ */
+export function scaleCount(
+  format: Format,
+  length: number,
+  shape: readonly number[] = [length],
+): number {
   if (format.kind === "float" || length === 0) return 0;
+  if (format.scale === "rank1") return rank1Count(shape);
   return format.scale === "tensor" ? 1 : Math.ceil(length / format.blockSize);
 }
 
 /** Bytes that a state of `length` elements takes: codes and scales, or float32. */
-export function stateBytes(format: Format, length: number): number {
+export function stateBytes(
+  format: Format,
+  length: number,
+  shape?: readonly number[],
+): number {
   if (format.kind === "float") return (format.bits / 8) * length;
-  return codeBytes(format.bits, length) + 4 * scaleCount(format, length);
+  return codeBytes(format.bits, length) + 4 * scaleCount(format, length, shape);
 }
 
 /** The code that stands for a group whose values are all 0: the code of 0, else the lowest. */
@@ -197,7 +230,11 @@ export function describeFormat(format: Format): string {
   const { bits, codebook: name, signed, scale, blockSize, rounding } = format;
   const parts = [
     `${bits}-bit ${signed ? "signed" : "unsigned"} ${name}`,
-    scale === "block" ? `block ${blockSize}` : "one scale a tensor",
+    scale === "block"
+      ? `block ${blockSize}`
+      : scale === "rank1"
+        ? "rank-1 scales"
+        : "one scale a tensor",
   ];
   if (storedBits(bits) !== bits)
     parts.push(`stored in ${storedBits(bits)} bits`);

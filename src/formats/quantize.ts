@@ -1,6 +1,7 @@
 import { quantileCodebook } from "./codebook.ts";
 import { encodeWith, thresholds, type Rounding } from "./encode.ts";
 import {
+  formatFor,
   resolveFormat,
   scaleCount,
   zeroCode,
@@ -9,6 +10,7 @@ import {
 } from "./format.ts";
 import { packCodes, unpackCodes } from "./pack.ts";
 import { randomKey, uniform } from "./random.ts";
+import { rank1Scales, rank1Spread } from "./rank1.ts";
 
 /** The smallest scale that counts; below it (subnormal, or 0) a group is all zeros. */
 export const smallestScale = 2 ** -126;
@@ -47,39 +49,62 @@ export function makeCoder(format: QuantizedFormat): Coder {
 }
 
 /**
- * Codes one group that shares a scale, one code a byte.
+ * Codes a tensor, one code a byte.
  *
  * x = value * (1 / scale), both rounded to float32: one division a group. A
  * true quotient differs from it by at most one ulp, and GPUs do not round
  * divisions correctly either; this way all engines agree.
  *
- * @param firstIndex index in the tensor of the group's first element.
  * @param key for stochastic rounding, from {@link randomKey}.
  */
-export function encodeGroup(
-  coder: Coder,
+export function encodeTensor(
+  { format, limits, zero, inverseGaps }: Coder,
   values: Float32Array,
-  scale: number,
-  codes: Uint8Array,
-  firstIndex: number,
+  scales: Float32Array,
+  shape: readonly number[],
   key: number,
-): void {
-  const { format, limits, zero, inverseGaps } = coder;
-  const inverse = inverseScale(scale);
-  if (inverse === 0) {
-    codes.fill(zero, 0, values.length);
-    return;
-  }
-  for (let i = 0; i < values.length; i++) {
+): Uint8Array<ArrayBuffer> {
+  const scaleOf = elementScale(format, scales, values.length, shape);
+  return Uint8Array.from({ length: values.length }, (_, i) => {
+    const inverse = inverseScale(scaleOf(i));
+    // Blocks of zeros; with rank-1 scales 0 is coded as any other value.
+    if (inverse === 0 && format.scale !== "rank1") return zero;
     const x = Math.fround(values[i]! * inverse);
-    let code = encodeWith(limits, x);
-    if (format.rounding === "stochastic") {
-      const above = Math.fround(x - format.values[code]!);
-      const chance = Math.fround(above * inverseGaps[code]!);
-      if (uniform(key, firstIndex + i) < chance) code++;
-    }
-    codes[i] = code;
+    const code = encodeWith(limits, x);
+    if (format.rounding === "nearest") return code;
+    const above = Math.fround(x - format.values[code]!);
+    const chance = Math.fround(above * inverseGaps[code]!);
+    return uniform(key, i) < chance ? code + 1 : code;
+  });
+}
+
+/** Decodes one code a byte: codebook value times the scale. */
+export function decodeTensor(
+  format: QuantizedFormat,
+  codes: Uint8Array,
+  scales: Float32Array,
+  shape: readonly number[],
+): Float32Array<ArrayBuffer> {
+  const scaleOf = elementScale(format, scales, codes.length, shape);
+  return Float32Array.from(
+    codes,
+    (code, i) => format.values[code]! * scaleOf(i),
+  );
+}
+
+/** The scale of an element. */
+function elementScale(
+  format: QuantizedFormat,
+  scales: Float32Array,
+  length: number,
+  shape: readonly number[],
+): (i: number) => number {
+  if (format.scale === "rank1") {
+    const spread = rank1Spread(scales, shape);
+    return (i) => spread[i]!;
   }
+  const size = groupSize(format, length);
+  return (i) => scales[Math.floor(i / size)]!;
 }
 
 /** Largest magnitude of the values, 0 for none; a NaN among them gives NaN. */
@@ -105,6 +130,7 @@ export interface Quantized {
   readonly scales: Float32Array<ArrayBuffer>;
   /** Number of elements. */
   readonly length: number;
+  readonly shape: readonly number[];
   readonly format: QuantizedFormat;
 }
 
@@ -112,6 +138,8 @@ export interface Quantized {
 export interface QuantizeOptions extends FormatOptions {
   /** Seed of stochastic rounding. Default 0. */
   readonly seed?: number;
+  /** Shape of the tensor, for rank-1 scales. Default: one axis. */
+  readonly shape?: readonly number[];
 }
 
 /**
@@ -132,36 +160,35 @@ export function quantize(
     throw new RangeError(
       `quantize: element ${bad} is ${data[bad]}; only finite values can be quantized`,
     );
-  const { seed = 0, ...rest } = options;
+  const { seed = 0, shape = [data.length], ...rest } = options;
+  if (shape.reduce((product, n) => product * n, 1) !== data.length)
+    throw new RangeError(
+      `quantize: a shape of [${shape.join(", ")}] does not hold ${data.length} elements`,
+    );
   const sign = rest.signed === false ? "unsigned" : "signed";
   const fromData = rest.codebook === "quantile";
-  const format = resolveFormat(
-    fromData ? { ...rest, codebook: "dynamic" } : rest,
-    sign,
+  const format = formatFor(
+    resolveFormat(fromData ? { ...rest, codebook: "dynamic" } : rest, sign),
+    shape,
   );
   if (format.kind === "float")
     throw new RangeError(
       "quantize: bits must be 2 to 8; 16 and 32 bits are not quantized",
     );
-  const scales = groupScales(data, format);
-  const final = fromData ? withQuantiles(data, scales, format) : format;
-  const coder = makeCoder(final);
-  const codes = new Uint8Array(data.length);
-  const size = groupSize(final, data.length);
-  const key = randomKey(seed);
-  for (let i = 0, start = 0; start < data.length; i++, start += size)
-    encodeGroup(
-      coder,
-      data.subarray(start, start + size),
-      scales[i]!,
-      codes.subarray(start, start + size),
-      start,
-      key,
-    );
+  const scales = tensorScales(data, format, shape);
+  const final = fromData ? withQuantiles(data, scales, format, shape) : format;
+  const codes = encodeTensor(
+    makeCoder(final),
+    data,
+    scales,
+    shape,
+    randomKey(seed),
+  );
   return {
     codes: packCodes(codes, final.bits),
     scales,
     length: data.length,
+    shape: [...shape],
     format: final,
   };
 }
@@ -172,35 +199,20 @@ export function dequantize({
   scales,
   length,
   format,
-}: Quantized): Float32Array<ArrayBuffer> {
-  const size = groupSize(format, length);
-  const expected = scaleCount(format, length);
+  shape = [length],
+}: Omit<Quantized, "shape"> &
+  Partial<Pick<Quantized, "shape">>): Float32Array<ArrayBuffer> {
+  const expected = scaleCount(format, length, shape);
   if (scales.length !== expected)
     throw new RangeError(
       `dequantize: ${length} elements have ${expected} scales, given ${scales.length}`,
     );
-  const out = new Float32Array(length);
-  decodeInto(
+  return decodeTensor(
     format,
     unpackCodes(codes, format.bits, length),
     scales,
-    size,
-    out,
+    shape,
   );
-  return out;
-}
-
-/** Decodes one code a byte: codebook value times the scale of its group. */
-export function decodeInto(
-  format: QuantizedFormat,
-  codes: Uint8Array,
-  scales: Float32Array,
-  size: number,
-  out: Float32Array,
-): void {
-  const { values } = format;
-  for (let i = 0; i < out.length; i++)
-    out[i] = values[codes[i]!]! * scales[Math.floor(i / size)]!;
 }
 
 /** Elements that share a scale. */
@@ -208,11 +220,14 @@ export function groupSize(format: QuantizedFormat, length: number): number {
   return format.scale === "tensor" ? Math.max(1, length) : format.blockSize;
 }
 
-/** The scales of a tensor's groups. */
-export function groupScales(
+/** The scales of a tensor. */
+export function tensorScales(
   data: Float32Array,
   format: QuantizedFormat,
+  shape: readonly number[],
 ): Float32Array<ArrayBuffer> {
+  if (format.scale === "rank1")
+    return rank1Scales(data, shape).map(storedScale);
   const size = groupSize(format, data.length);
   return Float32Array.from(
     { length: scaleCount(format, data.length) },
@@ -224,11 +239,12 @@ function withQuantiles(
   data: Float32Array,
   scales: Float32Array,
   format: QuantizedFormat,
+  shape: readonly number[],
 ): QuantizedFormat {
-  const size = groupSize(format, data.length);
+  const scaleOf = elementScale(format, scales, data.length, shape);
   const normalized = Float32Array.from(
     data,
-    (value, i) => value * inverseScale(scales[Math.floor(i / size)]!),
+    (value, i) => value * inverseScale(scaleOf(i)),
   );
   const values = quantileCodebook(normalized, { bits: format.bits });
   return { ...format, codebook: "custom", values };

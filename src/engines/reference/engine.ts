@@ -11,12 +11,10 @@ import {
 import { scaleCount } from "../../formats/format.ts";
 import { packCodes, unpackCodes } from "../../formats/pack.ts";
 import {
-  absmax,
-  decodeInto,
-  encodeGroup,
-  groupSize,
+  decodeTensor,
+  encodeTensor,
   makeCoder,
-  storedScale,
+  tensorScales,
   type Coder,
 } from "../../formats/quantize.ts";
 import { compileClosure, type Closure } from "../../formula/closure.ts";
@@ -105,7 +103,11 @@ interface Tensor {
   readonly states: Storage[];
 }
 
-function makeStorage(format: Format, size: number): Storage {
+function makeStorage(
+  format: Format,
+  size: number,
+  shape: readonly number[],
+): Storage {
   if (format.kind === "float")
     return format.bits === 32
       ? { kind: "float", values: new Float32Array(size) }
@@ -119,22 +121,29 @@ function makeStorage(format: Format, size: number): Storage {
     kind: "quantized",
     coder,
     codes: packCodes(new Uint8Array(size).fill(coder.zero), format.bits),
-    scales: new Float32Array(scaleCount(format, size)),
+    scales: new Float32Array(scaleCount(format, size, shape)),
   };
 }
 
-function load(state: Storage, size: number): Float32Array {
+function load(
+  state: Storage,
+  size: number,
+  shape: readonly number[],
+): Float32Array {
   if (state.kind === "float") return state.values;
   if (state.kind === "bfloat16")
     return Float32Array.from(state.values, fromBfloat16);
   const { format } = state.coder;
-  const values = new Float32Array(size);
   const codes = unpackCodes(state.codes, format.bits, size);
-  decodeInto(format, codes, state.scales, groupSize(format, size), values);
-  return values;
+  return decodeTensor(format, codes, state.scales, shape);
 }
 
-function store(state: Storage, values: Float32Array, key: number): void {
+function store(
+  state: Storage,
+  values: Float32Array,
+  shape: readonly number[],
+  key: number,
+): void {
   if (state.kind === "float") {
     state.values.set(values);
     return;
@@ -148,15 +157,8 @@ function store(state: Storage, values: Float32Array, key: number): void {
     return;
   }
   const { coder, scales } = state;
-  const size = groupSize(coder.format, values.length);
-  const codes = new Uint8Array(values.length);
-  for (let i = 0; i < scales.length; i++) {
-    const group = values.subarray(i * size, (i + 1) * size);
-    const largest = absmax(group);
-    scales[i] = storedScale(largest);
-    const target = codes.subarray(i * size, (i + 1) * size);
-    encodeGroup(coder, group, scales[i]!, target, i * size, key);
-  }
+  scales.set(tensorScales(values, coder.format, shape));
+  const codes = encodeTensor(coder, values, scales, shape, key);
   state.codes = packCodes(codes, coder.format.bits);
 }
 
@@ -185,7 +187,7 @@ class ReferenceSession implements Session {
         parameter,
         gradient: options.resident ? new Float32Array(plan.size) : undefined,
         states: plan.formats.map((format, s) =>
-          makeStorage(format, stateLength(plan, s)),
+          makeStorage(format, stateLength(plan, s), plan.shape),
         ),
       };
     });
@@ -234,7 +236,9 @@ class ReferenceSession implements Session {
     const gradient =
       factor === undefined ? given : given.map((value) => value * factor);
     const perElement = program.stateShapes.map((one) => one === "element");
-    const old = states.map((state, s) => load(state, stateLength(plan, s)));
+    const old = states.map((state, s) =>
+      load(state, stateLength(plan, s), plan.shape),
+    );
     const named = (wanted: boolean) =>
       program.states.flatMap((name, s) =>
         perElement[s] === wanted ? [[name, old[s]!] as const] : [],
@@ -302,7 +306,7 @@ class ReferenceSession implements Session {
         });
       } else parameter[i] = updated![i]!;
     }
-    states.forEach((state, s) => store(state, fresh[s]!, keys[s]!));
+    states.forEach((state, s) => store(state, fresh[s]!, shape, keys[s]!));
     return nonFinite;
   }
 
@@ -313,7 +317,10 @@ class ReferenceSession implements Session {
   async readState(tensor: number, state: number): Promise<StoredState> {
     const storage = this.#tensors[tensor]!.states[state]!;
     return storage.kind !== "quantized"
-      ? { kind: "float", values: load(storage, storage.values.length).slice() }
+      ? {
+          kind: "float",
+          values: load(storage, storage.values.length, []).slice(),
+        }
       : {
           kind: "quantized",
           codes: storage.codes.slice(),

@@ -16,7 +16,16 @@ import {
   storedBits,
   unpackCodes,
 } from "../../formats/pack.ts";
-import { inverseScale, smallestScale } from "../../formats/quantize.ts";
+import {
+  inverseScale,
+  smallestScale,
+  storedScale,
+} from "../../formats/quantize.ts";
+import {
+  leadingScales,
+  leadingSpread,
+  rank1Count,
+} from "../../formats/rank1.ts";
 import type { ModuleBuilder } from "../../formula/assembler.ts";
 import { reductionsOf, type Program } from "../../formula/program.ts";
 import {
@@ -79,7 +88,18 @@ interface Placed {
   readonly smallAt: number;
   /** Address of each small value, by node. */
   readonly smallValues: ReadonlyMap<number, number>;
+  /** Of each state with rank-1 scales, in the kernel's order. */
+  readonly rank1: readonly PlacedRank1[];
   readonly tasks: number;
+}
+
+/** Addresses of what the kernel reads of a state's rank-1 scales, see kernel.ts. */
+interface PlacedRank1 {
+  readonly s: number;
+  readonly oldRow: number;
+  readonly oldLast: number;
+  readonly newRow: number;
+  readonly newLast: number;
 }
 
 /** Numbers of the kernels of a program and its formats, as the pool knows them. */
@@ -89,6 +109,8 @@ interface Kernels {
   readonly passes: readonly number[];
   /** Nodes whose values the kernels read from memory. */
   readonly small: readonly number[];
+  /** States with rank-1 scales. */
+  readonly rank1: readonly number[];
 }
 
 /** Kernels by what they are generated for, numbered as the pool knows them. */
@@ -142,7 +164,9 @@ async function createSession(
     const own = options.resident || plan.parameter === undefined;
     const { program } = plan;
     const geometry = geometryOf(plan.shape);
-    const { small } = chosen[i]!;
+    const { small, rank1 } = chosen[i]!;
+    const vector = (length: number) => arena.take(4 * length + 16);
+    const rows = geometry.matrices * geometry.rows;
     const perElement = program.states.flatMap((_, s) =>
       program.stateShapes[s] === "element" ? [s] : [],
     );
@@ -157,7 +181,14 @@ async function createSession(
             : [[name, new Float32Array(stateLength(plan, s))] as const],
         ),
       ),
-      smallAt: arena.take(4 * small.length),
+      smallAt: arena.take(4 * (small.length + 4 * rank1.length)),
+      rank1: rank1.map((s) => ({
+        s,
+        oldRow: vector(rows),
+        oldLast: vector(geometry.columns),
+        newRow: vector(rows),
+        newLast: vector(geometry.columns),
+      })),
       // Kernels read whole vectors, and so up to 12 bytes past the end.
       smallValues: new Map(
         small.map((node) => [
@@ -172,7 +203,7 @@ async function createSession(
         .map((format) => ({
           format,
           codes: arena.take(storageBytes(format, plan.size)),
-          scales: arena.take(4 * scaleCount(format, plan.size)),
+          scales: arena.take(4 * scaleCount(format, plan.size, plan.shape)),
         })),
       tasks: Math.ceil(plan.size / chunk),
     };
@@ -204,10 +235,12 @@ async function createSession(
   const sums = {
     table: arena.take(4 * mostReductions),
     bytes: most32(
-      ({ plan, geometry }) =>
+      ({ plan, geometry, kernels }) =>
         8 *
         Math.max(
           0,
+          kernels.rank1.length *
+            (geometry.matrices * geometry.rows + geometry.columns),
           ...Array.from({ length: plan.program.passes }, (_, pass) =>
             accumulatedLength(plan.program, pass, geometry),
           ),
@@ -334,6 +367,7 @@ function kernelFor(
       add(`pass${pass}`),
     ),
     small: kernel.small,
+    rank1: kernel.rank1,
   };
   kernels.scratchBytes = Math.max(kernels.scratchBytes, kernel.scratchBytes);
   kernels.byKey.set(key, made);
@@ -463,6 +497,12 @@ class WasmSession implements Session {
       kernels.small.forEach((node, i) => {
         this.#words[place.smallAt / 4 + i] = place.smallValues.get(node)!;
       });
+      place.rank1.forEach(({ oldRow, oldLast, newRow, newLast }, i) =>
+        this.#words.set(
+          [oldRow, oldLast, newRow, newLast],
+          place.smallAt / 4 + kernels.small.length + 4 * i,
+        ),
+      );
       for (const { format, codes } of states)
         if (format.kind === "quantized")
           this.#bytes.fill(
@@ -501,6 +541,7 @@ class WasmSession implements Session {
         if (given)
           this.#floats.set(given.uniforms, this.#parts.uniforms[i]! / 4);
       });
+      this.#spreadScales(work);
       const small = this.#reduce(work);
       const measured = this.#measure(work);
       let nonFinite = 0;
@@ -518,6 +559,8 @@ class WasmSession implements Session {
         );
       for (const [[tensor, s], scale] of measured.entries())
         this.#floats[placed[tensor]!.states[s]!.scales / 4] = scale;
+      for (const [[tensor, s], scales] of measured.rank1())
+        this.#floats.set(scales, placed[tensor]!.states[s]!.scales / 4);
       for (const [tensor, values] of small) {
         const { plan, smallStates } = placed[tensor]!;
         const { states, stateShapes } = plan.program;
@@ -650,6 +693,78 @@ class WasmSession implements Session {
     });
   }
 
+  /** Rank-1 scales as the kernels read them: by row, and by index of the last axis. */
+  #spreadScales(work: readonly (readonly Piece[])[]): void {
+    for (const pieces of work) {
+      if (pieces.length === 0) continue;
+      const { plan, states, rank1 } = this.#parts.placed[pieces[0]!.tensor]!;
+      for (const { s, oldRow, oldLast } of rank1) {
+        const at = states[s]!.scales / 4;
+        const scales = this.#floats.slice(at, at + rank1Count(plan.shape));
+        this.#writeRank1(plan.shape, scales, oldRow, oldLast);
+      }
+    }
+  }
+
+  #writeRank1(
+    shape: readonly number[],
+    scales: Float32Array,
+    rowAt: number,
+    lastAt: number,
+    as: (scale: number) => number = (scale) => scale,
+  ): void {
+    const leading = scales.length - shape.at(-1)!;
+    const rows = leadingSpread(scales.subarray(0, leading), shape);
+    this.#floats.set(rows.map(as), rowAt / 4);
+    this.#floats.set(scales.subarray(leading).map(as), lastAt / 4);
+  }
+
+  /** Measures a tensor's rank-1 scales, alone and on one thread. */
+  #measureRank1(pieces: readonly Piece[], measured: Measured): void {
+    const { placed, sums } = this.#parts;
+    const { tensor } = pieces[0]!;
+    const { plan, geometry, kernels, rank1 } = placed[tensor]!;
+    const doubles = new Float64Array(this.#parts.memory.buffer);
+    let at = sums.at;
+    const take = (place: number, length: number) => {
+      this.#words[sums.table / 4 + place] = at;
+      const view = doubles.subarray(at / 8, at / 8 + length).fill(0);
+      at += 8 * length;
+      return view;
+    };
+    const views = rank1.map((_, i) => ({
+      rows: take(2 * i, geometry.matrices * geometry.rows),
+      last: take(2 * i + 1, geometry.columns),
+    }));
+    this.#pass(
+      kernels.measure!,
+      pieces,
+      { parameter: true, write: false, measured, serial: true },
+      (record) => this.#takeLargest(record, tensor, measured),
+    );
+    rank1.forEach(({ s, newRow, newLast }, i) => {
+      const { rows, last } = views[i]!;
+      const scales = Float32Array.of(
+        ...leadingScales(Float32Array.from(rows), plan.shape),
+        ...last,
+      ).map(storedScale);
+      measured.setRank1(tensor, s, scales);
+      this.#writeRank1(plan.shape, scales, newRow, newLast, inverseScale);
+    });
+  }
+
+  /** Largest magnitudes of the states with one scale a tensor, from a record. */
+  #takeLargest(record: number, tensor: number, measured: Measured): void {
+    this.#parts.placed[tensor]!.states.forEach(({ format }, s) => {
+      if (format.kind === "float" || format.scale !== "tensor") return;
+      const largest = this.#view.getUint32(
+        record + task.states + s * taskStateBytes + taskState.largest,
+        true,
+      );
+      measured.raise(tensor, s, largest);
+    });
+  }
+
   /** New scales of the states that have one a tensor. */
   #measure(work: readonly (readonly Piece[])[]): Measured {
     const { placed } = this.#parts;
@@ -659,24 +774,20 @@ class WasmSession implements Session {
         pieces.length > 0 &&
         placed[pieces[0]!.tensor]!.kernels.measure !== undefined,
     );
+    const together = needed.filter((pieces) => {
+      if (placed[pieces[0]!.tensor]!.rank1.length === 0) return true;
+      this.#measureRank1(pieces, measured);
+      return false;
+    });
     for (const [kernel, pieces] of byKernel(
-      needed,
+      together,
       (i) => placed[i]!.kernels.measure!,
     ))
       this.#pass(
         kernel,
         pieces,
         { parameter: true, write: false, measured },
-        (record, { tensor }) => {
-          placed[tensor]!.states.forEach(({ format }, s) => {
-            if (format.kind === "float" || format.scale === "block") return;
-            const largest = this.#view.getUint32(
-              record + task.states + s * taskStateBytes + taskState.largest,
-              true,
-            );
-            measured.raise(tensor, s, largest);
-          });
-        },
+        (record, { tensor }) => this.#takeLargest(record, tensor, measured),
       );
     return measured;
   }
@@ -841,7 +952,7 @@ class WasmSession implements Session {
       codes: clean,
       scales: this.#floats.slice(
         scales / 4,
-        scales / 4 + scaleCount(format, plan.size),
+        scales / 4 + scaleCount(format, plan.size, plan.shape),
       ),
     };
   }
@@ -881,7 +992,10 @@ class WasmSession implements Session {
     const small = this.#smallState(tensor, state);
     if (small) return small.byteLength;
     const { format } = this.#elementState(tensor, state);
-    return storageBytes(format, plan.size) + 4 * scaleCount(format, plan.size);
+    return (
+      storageBytes(format, plan.size) +
+      4 * scaleCount(format, plan.size, plan.shape)
+    );
   }
 
   workspaceBytes(): number {
@@ -916,12 +1030,21 @@ class WasmSession implements Session {
 
 /** Scales of tensor-wide states, by tensor and state, from bits of magnitudes. */
 class Measured {
+  readonly #rank1 = new Map<string, [[number, number], Float32Array]>();
   readonly #bits = new Map<number, Map<number, number>>();
 
   raise(tensor: number, state: number, bits: number): void {
     let mine = this.#bits.get(tensor);
     if (!mine) this.#bits.set(tensor, (mine = new Map()));
     mine.set(state, Math.max(mine.get(state) ?? 0, bits));
+  }
+
+  setRank1(tensor: number, state: number, scales: Float32Array): void {
+    this.#rank1.set(`${tensor} ${state}`, [[tensor, state], scales]);
+  }
+
+  rank1(): Iterable<[[number, number], Float32Array]> {
+    return this.#rank1.values();
   }
 
   /** The scale to store: 0 when below the smallest that counts. */

@@ -76,6 +76,12 @@ export interface Kernel {
   readonly measures: boolean;
   /** Nodes whose values the kernel reads from memory, in the order of their addresses. */
   readonly small: readonly number[];
+  /**
+   * States with rank-1 scales. After the small values come four addresses for
+   * each: least old scale of the leading axes by row, old scales of the last
+   * axis, and the inverses of the same two of the new scales.
+   */
+  readonly rank1: readonly number[];
 }
 
 /** Names of the states that have a value for each element. */
@@ -129,6 +135,25 @@ interface Careful {
   readonly count: Local;
 }
 
+/** Values in memory, by row or column, that are spread over a superblock in scratch. */
+interface Spread {
+  /** Offset in a half of scratch. */
+  readonly offset: number;
+  /** Position among the addresses of the record. */
+  readonly place: number;
+  readonly shape: "matrix" | "row" | "column" | "last";
+}
+
+/** A state with rank-1 scales: offsets of what is spread, and its reductions. */
+interface Rank1State {
+  readonly s: number;
+  readonly oldRow: number;
+  readonly oldLast: number;
+  readonly newRow: number;
+  readonly newLast: number;
+  readonly reductions: readonly Reduction[];
+}
+
 type BlockState = { readonly s: number; readonly format: QuantizedFormat };
 
 class KernelBuilder {
@@ -145,8 +170,11 @@ class KernelBuilder {
   /** States per element. */
   readonly #names: readonly string[];
   readonly #small: readonly number[];
-  /** Where small values that vary within a superblock are spread, by node. */
+  /** What varies within a superblock and is spread over it. */
+  readonly #spreads: Spread[] = [];
+  /** Where small values are spread, by node. */
   readonly #spreadAt = new Map<number, number>();
+  readonly #rank1: readonly Rank1State[];
   readonly #reducer: Reducer;
   #scratch = 0;
   readonly #rowAt: number[] = [];
@@ -175,9 +203,13 @@ class KernelBuilder {
     this.#names = elementStates(program);
     this.#small = this.#smallNodes();
     const spread = this.#small.filter((node) => program.shapes[node] !== "one");
+    const rank1 = quantized.filter(({ format }) => format.scale === "rank1");
     this.#size = Math.max(
       // Float32 alone needs no phases.
-      spread.length > 0 || formats.some(({ bits }) => bits !== 32) ? 256 : 16,
+      spread.length + rank1.length > 0 ||
+        formats.some(({ bits }) => bits !== 32)
+        ? 256
+        : 16,
       ...this.#block.map(({ format }) => format.blockSize),
     );
     const p = program.outputs.get("p")!;
@@ -198,8 +230,35 @@ class KernelBuilder {
     this.#maskRow = take(bytes);
     this.#scaleAt = formats.map((format) => take(8 * this.#blocksIn(format)));
     // Spreading writes whole vectors, and so up to 12 bytes too many.
-    for (const node of spread) this.#spreadAt.set(node, take(bytes + 16));
+    const takeSpread = (place: number, shape: Spread["shape"]) => {
+      const offset = take(bytes + 16);
+      this.#spreads.push({ offset, place, shape });
+      return offset;
+    };
+    for (const node of spread)
+      this.#spreadAt.set(
+        node,
+        takeSpread(
+          this.#small.indexOf(node),
+          program.shapes[node] as Spread["shape"],
+        ),
+      );
     this.#reducer = new Reducer(this.#module, () => take(bytes));
+    this.#rank1 = rank1.map(({ s }, i) => {
+      const place = this.#small.length + 4 * i;
+      const rowAt = this.#reducer.takeRow();
+      return {
+        s,
+        oldRow: takeSpread(place, "row"),
+        oldLast: takeSpread(place + 1, "last"),
+        newRow: takeSpread(place + 2, "row"),
+        newLast: takeSpread(place + 3, "last"),
+        reductions: (["row", "last"] as const).map((over, k) => ({
+          ...{ node: -1, operand: -1, maximum: true, over, rowAt },
+          place: 2 * i + k,
+        })),
+      };
+    });
     const passes = Array.from({ length: program.passes }, (_, pass) =>
       this.#reducer.plan(program, pass),
     );
@@ -221,7 +280,7 @@ class KernelBuilder {
     const update =
       this.#size > 16 ? this.#blockLoop(careful) : this.#floatLoop(careful);
     this.#module.export("update", update);
-    const measures = this.#tensor.length > 0;
+    const measures = this.#tensor.length + this.#rank1.length > 0;
     const measure = (name: string, aim: Aim) =>
       this.#module.export(name, this.#measureLoop(this.#carefulFunction(aim)));
     if (measures) measure("measure", { kind: "measure" });
@@ -233,6 +292,7 @@ class KernelBuilder {
       scratchBytes: this.#scratch,
       measures,
       small: this.#small,
+      rank1: this.#rank1.map(({ s }) => s),
     };
   }
 
@@ -599,6 +659,12 @@ class KernelBuilder {
         first: at.first,
         valid: fn.parameter(5),
       });
+    if (aim.kind === "measure")
+      this.#reducer.accumulate(
+        fn,
+        this.#rank1.flatMap(({ reductions }) => reductions),
+        { scratch, first: at.first, valid: fn.parameter(5) },
+      );
     if (aim.kind === "update") {
       this.#phaseB(fn, constants, at, scratch, careful);
       const record = fn.parameter(0).get;
@@ -696,7 +762,10 @@ class KernelBuilder {
                 "v128",
                 format.kind === "float"
                   ? decoded[s]![v]!
-                  : f32x4.mul(decoded[s]![v]!, scale[s]!.get),
+                  : f32x4.mul(
+                      decoded[s]![v]!,
+                      this.#rank1Scale(s, "old", row, v) ?? scale[s]!.get,
+                    ),
               ),
             ),
           );
@@ -753,6 +822,14 @@ class KernelBuilder {
               fn.emit(
                 worst.set(i32x4.max_u(worst.get, i32x4.shl(value.get, 1))),
               );
+          for (const { s, reductions } of measure ? this.#rank1 : [])
+            fn.emit(
+              v128.store(
+                row.get,
+                f32x4.abs(fresh[s]!.get),
+                reductions[0]!.rowAt + 16 * v,
+              ),
+            );
           fresh.forEach((vector, s) => {
             if (!measure)
               fn.emit(
@@ -815,7 +892,7 @@ class KernelBuilder {
       if (format.kind === "quantized" && format.scale === "block") return;
       if (check && !careful)
         fn.emit(worst.set(i32x4.max_u(worst.get, largest[s]!.get)));
-      if (measure && format.kind === "quantized") {
+      if (measure && format.kind === "quantized" && format.scale === "tensor") {
         const record = fn.parameter(0).get;
         const offset = this.#stateField(s, taskState.largest);
         fn.emit(
@@ -957,8 +1034,14 @@ class KernelBuilder {
           emitStore(fn, format, fresh[s]!, codes[s]!.get, randomOf(s));
           return;
         }
-        const x = fresh[s]!.map((vector) =>
-          fn.let("v128", f32x4.mul(vector.get, inverse[s]!.get)),
+        const x = fresh[s]!.map((vector, v) =>
+          fn.let(
+            "v128",
+            f32x4.mul(
+              vector.get,
+              this.#rank1Scale(s, "new", row, v) ?? inverse[s]!.get,
+            ),
+          ),
         );
         emitEncode(fn, tables[s]!, x, codes[s]!.get, randomOf(s));
       });
@@ -1025,9 +1108,24 @@ class KernelBuilder {
     return side.map((v) => fn.let("v128", v128.load(row.get, offset + 16 * v)));
   }
 
+  /** The scale of four elements, or the inverse of the new one: the largest of the inverses. */
+  #rank1Scale(
+    s: number,
+    which: "old" | "new",
+    row: Local,
+    v: number,
+  ): Code | undefined {
+    const state = this.#rank1.find((one) => one.s === s);
+    if (!state) return undefined;
+    const load = (offset: number) => v128.load(row.get, offset + 16 * v);
+    return which === "old"
+      ? f32x4.pmin(load(state.oldRow), load(state.oldLast))
+      : f32x4.pmax(load(state.newRow), load(state.newLast));
+  }
+
   /** Calls the function that spreads values of rows and columns over a superblock. */
   #spread(fn: FunctionBuilder, scratch: Local, first: Local): void {
-    if (this.#spreadAt.size === 0) return;
+    if (this.#spreads.length === 0) return;
     this.#spreader ??= this.#makeSpreader();
     fn.emit(
       fn.call(this.#spreader, fn.parameter(0).get, scratch.get, first.get),
@@ -1038,7 +1136,6 @@ class KernelBuilder {
   /** spread(task, scratch, first): segment by segment, each inside one row. */
   #makeSpreader(): FunctionBuilder {
     const fn = this.#module.function(["i32", "i32", "i32"]);
-    const { program } = this.#spec;
     const [scratch, first] = [fn.parameter(1), fn.parameter(2)];
     const addresses = fn.let("i32", this.#field(fn, task.small));
     const segment = new Segments(fn, first, i32.const(this.#size));
@@ -1048,20 +1145,21 @@ class KernelBuilder {
           "i32",
           i32.add(scratch.get, i32.shl(segment.done.get, i32.const(2))),
         );
-        for (const [node, offset] of this.#spreadAt) {
-          const base = i32.load(addresses.get, 4 * this.#small.indexOf(node));
+        for (const { offset, place, shape } of this.#spreads) {
+          const base = i32.load(addresses.get, 4 * place);
           const at = (index: Code) =>
             i32.add(base, i32.shl(index, i32.const(2)));
-          const shape = program.shapes[node]!;
-          const moving = shape === "column";
+          const moving = shape === "column" || shape === "last";
           const source = fn.let(
             "i32",
             at(
-              moving
-                ? segment.columnIndex()
-                : shape === "row"
-                  ? segment.row.get
-                  : segment.matrix(),
+              shape === "last"
+                ? segment.column.get
+                : shape === "column"
+                  ? segment.columnIndex()
+                  : shape === "row"
+                    ? segment.row.get
+                    : segment.matrix(),
             ),
           );
           const to = fn.let("i32", target.get);

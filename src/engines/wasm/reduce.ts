@@ -30,7 +30,8 @@ export interface Reduction {
   /** What it is taken of. */
   readonly operand: number;
   readonly maximum: boolean;
-  readonly over: "all" | "row" | "column";
+  /** `last`: by index of the last axis, through all matrices. */
+  readonly over: "all" | "row" | "column" | "last";
   /** Position in the pass. */
   readonly place: number;
   /** Offset in scratch of the row of its values, when taken by row or column. */
@@ -72,6 +73,11 @@ export class Reducer {
         this.#rows.set(key, (rowAt = this.#takeRow()));
       return { node, operand, maximum, over, place, rowAt: rowAt ?? 0 };
     });
+  }
+
+  /** A row of scratch of its own, for values that are no node's. */
+  takeRow(): number {
+    return this.#takeRow();
   }
 
   begin(fn: FunctionBuilder, reductions: readonly Reduction[]): Totals {
@@ -208,7 +214,11 @@ export class Reducer {
         );
         for (const { place, maximum, over, rowAt } of mine) {
           const index =
-            over === "row" ? segment.row.get : segment.columnIndex();
+            over === "row"
+              ? segment.row.get
+              : over === "column"
+                ? segment.columnIndex()
+                : segment.column.get;
           const target = i32.add(
             i32.load(addresses.get, 4 * place),
             i32.shl(index, i32.const(3)),
@@ -334,7 +344,8 @@ export class Segments {
   /** Index of the row, counted through all matrices. */
   readonly row: Local;
   readonly #fn: FunctionBuilder;
-  readonly #column: Local;
+  /** Its first column. */
+  readonly column: Local;
   readonly #columns: Local;
   readonly #rows: Local;
   readonly #count: Local;
@@ -350,7 +361,7 @@ export class Segments {
     this.#rows = fn.let("i32", i32.load(record, task.rows));
     this.#count = fn.let("i32", count);
     this.row = fn.let("i32", i32.div_u(first.get, this.#columns.get));
-    this.#column = fn.let(
+    this.column = fn.let(
       "i32",
       i32.sub(first.get, i32.mul(this.row.get, this.#columns.get)),
     );
@@ -365,13 +376,13 @@ export class Segments {
 
   /** Index of the segment's first column, counted through all matrices. */
   columnIndex(): Code {
-    return i32.add(i32.mul(this.matrix(), this.#columns.get), this.#column.get);
+    return i32.add(i32.mul(this.matrix(), this.#columns.get), this.column.get);
   }
 
   loop(body: () => void): Code {
     const fn = this.#fn;
     const left = i32.sub(this.#count.get, this.done.get);
-    const inRow = i32.sub(this.#columns.get, this.#column.get);
+    const inRow = i32.sub(this.#columns.get, this.column.get);
     return whileDo(
       i32.lt_u(this.done.get, this.#count.get),
       fn.capture(() => {
@@ -382,7 +393,7 @@ export class Segments {
         fn.emit(
           this.done.set(i32.add(this.done.get, this.length.get)),
           this.row.bump(1),
-          this.#column.set(i32.const(0)),
+          this.column.set(i32.const(0)),
         );
       }),
     );
