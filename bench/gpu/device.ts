@@ -26,7 +26,9 @@ export async function openTimedDevice(toggles: string[]): Promise<TimedDevice> {
   if (!adapter) throw new Error("bench: there is no WebGPU adapter");
   const { limits } = adapter;
   const device = await adapter.requestDevice({
-    requiredFeatures: ["timestamp-query"],
+    requiredFeatures: adapter.features.has("subgroups")
+      ? ["timestamp-query", "subgroups"]
+      : ["timestamp-query"],
     requiredLimits: {
       maxBufferSize: limits.maxBufferSize,
       maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,

@@ -47,6 +47,7 @@ export async function requestDevice(): Promise<GPUDevice> {
       "webgpu: there is no adapter: no GPU, no driver, or WebGPU is switched off here; use device: 'wasm'",
     );
   return adapter.requestDevice({
+    requiredFeatures: adapter.features.has("subgroups") ? ["subgroups"] : [],
     requiredLimits: Object.fromEntries(
       wanted.map((name) => [name, adapter.limits[name]]),
     ),

@@ -16,8 +16,9 @@ import { encodeWith, bitsFloat, floatBits } from "../../formats/encode.ts";
 export interface OctaveTable {
   readonly kind: "octaves";
   /**
-   * One for each octave, positive then negative: (entry offset << 5) | shift.
-   * The entry of magnitude bits b is `entries[(b >> shift) + offset]`.
+   * One for each octave, positive then negative: (offset << 5) | shift. The
+   * entry of magnitude bits b is `entries[offset + (b >> shift)]`. As a pair of
+   * words it took longer: reads of workgroup memory are what a step waits for.
    */
   readonly octaves: Int32Array<ArrayBuffer>;
   /** code(x) = |(b + entry) >> 23|, with b the magnitude bits of x. */
@@ -67,7 +68,7 @@ export function shaderTable(limits: Int32Array, signed: boolean): ShaderTable {
   const perHalf = ((topExponent - lowest) << (octaveBits - finest)) + 1;
   const uniform = perHalf * halves.length <= fewEntries;
   const entries: number[] = [];
-  const first = octaves.map((octave, i) => {
+  const packed = octaves.map((octave, i) => {
     const exponent = lowest + (i % (topExponent - lowest + 1));
     const half = i < topExponent - lowest + 1 ? 0 : 1;
     const { shift, values } = uniform
@@ -84,7 +85,7 @@ export function shaderTable(limits: Int32Array, signed: boolean): ShaderTable {
   };
   return {
     kind: "octaves",
-    octaves: Int32Array.from(first),
+    octaves: Int32Array.from(packed),
     entries: Int32Array.from(entries),
     lowest,
     count: topExponent - lowest + 1,
@@ -163,7 +164,8 @@ export function tableWords(table: ShaderTable): number[] {
 }
 
 /**
- * `fn <name>(x: f32) -> u32`, the code of a value.
+ * `fn <name>(x: f32) -> u32`, the code of a value. Magnitude and lower limit
+ * are one float operation, since integers run at half the rate.
  *
  * @param at index of the table's first word; `entry(i)` reads a word as i32.
  */
@@ -174,22 +176,19 @@ export function encodeFunction(
 ): string {
   if (table.kind === "search") return searchFunction(name, table, at);
   const { lowest, count, shift, signed, entries } = table;
-  const low = lowest * 2 ** octaveBits;
-  const top = topExponent * 2 ** octaveBits;
   // An unsigned state that a formula makes negative is coded as its lowest.
-  const magnitude = signed
-    ? `clamp(bits & 0x7fffffffu, ${low}u, ${top}u)`
-    : `u32(clamp(bitcast<i32>(x), ${low}, ${top}))`;
-  const half = (size: number) => (signed ? ` + (bits >> 31u) * ${size}u` : "");
+  const low = `0x1p${lowest - 127}f`;
+  const magnitude = `bitcast<u32>(max(${signed ? "abs(x)" : "x"}, ${low}))`;
+  const half = (size: number) =>
+    signed ? ` + (bitcast<u32>(x) >> 31u) * ${size}u` : "";
   const lookup =
     shift === undefined
       ? `
   let octave = entry(${at}u + (magnitude >> 23u) - ${lowest}u${half(count)});
   let found = entry(${at + table.octaves.length}u + u32(i32(magnitude >> u32(octave & 31)) + (octave >> 5u)));`
       : `
-  let found = entry(${at}u + (magnitude >> ${shift}u) - ${low >>> shift}u${half(entries.length / 2)});`;
+  let found = entry(${at}u + (magnitude >> ${shift}u) - ${(lowest << octaveBits) >>> shift}u${half(entries.length / 2)});`;
   return `fn ${name}(x: f32) -> u32 {
-  let bits = bitcast<u32>(x);
   let magnitude = ${magnitude};${lookup}
   let code = u32(${signed ? "abs((bitcast<i32>(magnitude) + found) >> 23u)" : "(bitcast<i32>(magnitude) + found) >> 23u"});
   return ${withZeros("code", table)};
@@ -197,9 +196,10 @@ export function encodeFunction(
 }
 
 function withZeros(code: string, { zero, negativeZero }: OctaveTable): string {
-  if (zero !== undefined) code = `select(${code}, ${zero}u, bits == 0u)`;
+  if (zero !== undefined)
+    code = `select(${code}, ${zero}u, bitcast<u32>(x) == 0u)`;
   if (negativeZero !== undefined)
-    code = `select(${code}, ${negativeZero}u, bits == 0x80000000u)`;
+    code = `select(${code}, ${negativeZero}u, bitcast<u32>(x) == 0x80000000u)`;
   return code;
 }
 

@@ -30,6 +30,7 @@ export function kernelCode(spec: KernelSpec): string {
         ? soloMain(shape)
         : updateMain(shape);
   return [
+    ...(spec.subgroup === undefined ? [] : ["enable subgroups;"]),
     declarations(shape),
     helpers,
     tableFunctions(shape),
@@ -54,27 +55,29 @@ fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) invocation: u32,
+  ${blocks.some((state) => bySubgroup(shape, state)) ? "@builtin(subgroup_invocation_id) in_subgroup: u32," : ""}
 ) {
   ${quantized.length > 0 ? "load_tables(invocation);" : ""}
   let span = group.x + group.y * groups.x;
   // A private variable counts as non-uniform, a local one does not.
   let own = find_segment(span);
-  segment = own;
+  here = job.list[own];
+  // Workgroups sweep the segment side by side, all of them at its front.
   let total = words(own);
-  let first = (span - job.list[own].first_span) * job.tiles * ${workgroup}u;
-  let end = min(total, first + job.tiles * ${workgroup}u);
+  let first = (span - job.list[own].first_span) * ${workgroup}u;
+  let stride = job.list[own].spans * ${workgroup}u;
   let skipped = ${skipped(shape)};
   ${quantized.length > 0 ? "workgroupBarrier();" : ""}
   var turn = 0u;
-  for (var tile = first; tile < end; tile += ${workgroup}u) {
+  for (var tile = first; tile < total; tile += stride) {
     let at = tile + invocation;
     let live = at < total && !skipped;
     var lane: Lane;
     if (live) {
       lane = advance(at);
       store_parameter(at, lane);
-${blocks.map((state) => `      atomicMax(&peaks[turn + ${peakIndex(shape, state)}], peak_${state.name}(lane));`).join("\n")}
     }
+${blocks.map((state) => raisePeak(shape, state)).join("\n")}
 ${
   peaks > 0
     ? `    workgroupBarrier();
@@ -119,10 +122,10 @@ fn main(
   let span = group.x + group.y * groups.x;
   // A private variable counts as non-uniform, a local one does not.
   let own = find_segment(span);
-  segment = own;
+  here = job.list[own];
   let skipped = ${skipped(shape)};
   for (var tile = 0u; tile < job.tiles; tile += 1u) {
-    let first = (((span - job.list[segment].first_span) * job.tiles + tile) * ${workgroup}u + invocation) * ${run}u;
+    let first = (((span - here.first_span) * job.tiles + tile) * ${workgroup}u + invocation) * ${run}u;
     let end = min(words(own), first + ${run}u);
     if (first >= end || skipped) { break; }
 ${blocks.map((state) => `    var peaks_${state.name}: array<u32, ${inRun(state)}>;`).join("\n")}
@@ -159,25 +162,25 @@ fn main(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) invocation: u32,
 ) {
-  load_tables(invocation);
+  ${solo ? "" : "load_tables(invocation);"}
   let span = group.x + group.y * groups.x;
   // A private variable counts as non-uniform, a local one does not.
   let own = find_segment(span);
-  segment = own;
+  here = job.list[own];
   let skipped = ${skipped(shape)};
   ${solo ? "" : "workgroupBarrier();"}
 ${whole.map(({ name }) => `  var largest_${name} = 0u;`).join("\n")}
   for (var tile = 0u; tile < job.tiles; tile += 1u) {
-    let first = (((span - job.list[segment].first_span) * job.tiles + tile) * ${workgroup}u + invocation) * ${run}u;
+    let first = (((span - here.first_span) * job.tiles + tile) * ${workgroup}u + invocation) * ${run}u;
     let end = min(words(own), first + ${run}u);
     for (var at = first; at < end; at += 1u) {
       let lane = advance(at);
 ${whole.map(({ name }) => `      largest_${name} = max(largest_${name}, peak_${name}(lane));`).join("\n")}
     }
   }
-${whole.map(({ name }, i) => (solo ? `  if (!skipped) { atomicMax(&report[job.list[segment].${name}_next], largest_${name}); }` : `  atomicMax(&peaks[${i}], largest_${name});`)).join("\n")}
+${whole.map(({ name }, i) => (solo ? `  if (!skipped) { atomicMax(&report[here.${name}_next], largest_${name}); }` : `  atomicMax(&peaks[${i}], largest_${name});`)).join("\n")}
 ${solo ? "" : "  workgroupBarrier();"}
-${solo ? "" : whole.map(({ name }, i) => `  if (invocation == ${i}u && !skipped) { atomicMax(&report[job.list[segment].${name}_next], atomicLoad(&peaks[${i}])); }`).join("\n")}
+${solo ? "" : whole.map(({ name }, i) => `  if (invocation == ${i}u && !skipped) { atomicMax(&report[here.${name}_next], atomicLoad(&peaks[${i}])); }`).join("\n")}
 }`;
 }
 
@@ -188,20 +191,41 @@ ${solo ? "" : whole.map(({ name }, i) => `  if (invocation == ${i}u && !skipped)
 function rotateScales({ quantized }: KernelShape): string {
   const whole = quantized.filter((state) => !isBlock(state));
   if (whole.length === 0) return "";
-  return `  if (span == job.list[segment].first_span && invocation == 0u) {
-${whole.map(({ name }) => `    atomicStore(&report[job.list[segment].${name}_spare], 0u);\n    if (skipped) { atomicStore(&report[job.list[segment].${name}_next], atomicLoad(&report[job.list[segment].${name}_peak])); }`).join("\n")}
+  return `  if (span == here.first_span && invocation == 0u) {
+${whole.map(({ name }) => `    atomicStore(&report[here.${name}_spare], 0u);\n    if (skipped) { atomicStore(&report[here.${name}_next], atomicLoad(&report[here.${name}_peak])); }`).join("\n")}
   }`;
 }
 
+/**
+ * Into the block's peak. A whole subgroup raising one word takes turns; where
+ * subgroups are known to lie within a block, each raises it once.
+ */
+function raisePeak(shape: KernelShape, state: QuantizedState): string {
+  const peak = `&peaks[turn + ${peakIndex(shape, state)}]`;
+  return bySubgroup(shape, state)
+    ? `    let most_${state.name} = subgroupMax(peak_${state.name}(lane));
+    if (in_subgroup == 0u) { atomicMax(${peak}, most_${state.name}); }`
+    : `    if (live) { atomicMax(${peak}, peak_${state.name}(lane)); }`;
+}
+
+const bySubgroup = (shape: KernelShape, state: QuantizedState) =>
+  shape.spec.subgroup !== undefined &&
+  isBlock(state) &&
+  lanesPerBlock(shape, state) % shape.spec.subgroup === 0;
+
 const isBlock = ({ format }: QuantizedState) => format.scale === "block";
 const tensorPeak = ({ name }: QuantizedState) =>
-  `atomicLoad(&report[job.list[segment].${name}_next])`;
+  `atomicLoad(&report[here.${name}_next])`;
 const lanesPerBlock = ({ quads }: KernelShape, { format }: QuantizedState) =>
   format.blockSize / (4 * quads);
 const peakIndex = (shape: KernelShape, state: QuantizedState) =>
   `${state.peaksAt}u + invocation / ${lanesPerBlock(shape, state)}u`;
 const skipped = ({ spec }: KernelShape) =>
   spec.guarded ? `atomicLoad(&report[${reportWords.skip}]) != 0u` : "false";
+
+/** A length that the compiler knows saves a look-up at every access. */
+const known = (length: number | undefined) =>
+  length === undefined ? "" : `, ${length}`;
 
 function declarations(shape: KernelShape): string {
   const { spec, quantized, floats, fields, tables, quads } = shape;
@@ -220,15 +244,15 @@ struct Job {
   list: array<Segment, ${spec.segments}>,
 }
 @group(0) @binding(0) var<uniform> job: Job;
-${quantized.length > 0 ? `@group(0) @binding(1) var<uniform> tables: array<vec4i, ${tables.length / 4}>;` : ""}
+${quantized.length > 0 ? `@group(0) @binding(1) var<storage, read> tables: array<i32, ${tables.length}>;` : ""}
 @group(0) @binding(2) var<storage, read_write> report: array<atomic<u32>>;
-${quantized.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32>;` : ""}
-${floats.length > 0 ? `@group(0) @binding(4) var<storage, read_write> floats: array<vec4f>;` : ""}
-var<private> segment: u32;
+${quantized.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32${known(spec.lengths?.codes)}>;` : ""}
+${floats.length > 0 ? `@group(0) @binding(4) var<storage, read_write> floats: array<vec4f${known(spec.lengths?.floats)}>;` : ""}
+var<private> here: Segment;
 
 fn find_segment(span: u32) -> u32 {
   var found = 0u;
-  for (var half = ${spec.segments / 2}u; half > 0u; half /= 2u) {
+  for (var half = ${spec.segments >> 1}u; half > 0u; half /= 2u) {
     if (found + half < job.segments && job.list[found + half].first_span <= span) { found += half; }
   }
   return found;
@@ -238,7 +262,8 @@ fn words(index: u32) -> u32 { return (job.list[index].length + ${4 * quads - 1}u
 }
 
 const helpers = `
-fn largest(v: vec4u) -> u32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+/// Of magnitudes, as bits: they order like the numbers.
+fn largest(v: vec4f) -> u32 { return bitcast<u32>(max(max(v.x, v.y), max(v.z, v.w))); }
 fn magnitude_bits(v: vec4f) -> vec4u { return bitcast<vec4u>(v) & vec4u(0x7fffffffu); }
 /// By bits: WGSL compilers may assume that there is no NaN.
 fn not_finite(v: vec4f) -> vec4<bool> { return magnitude_bits(v) >= vec4u(0x7f800000u); }
@@ -252,26 +277,21 @@ fn random_bits(key: u32, index: u32) -> vec4u {
   return mix(((vec4u(index) + vec4u(0u, 1u, 2u, 3u)) * 0x9e3779b1u) ^ vec4u(key));
 }`;
 
+/** The tables, in workgroup memory; kernels without barriers read them where they are. */
 function tableFunctions({ spec, quantized, tables }: KernelShape): string {
   if (quantized.length === 0) return "";
-  if (spec.solo)
-    return `
-fn load_tables(invocation: u32) {}
-fn entry(i: u32) -> i32 { return tables[i / 4u][i % 4u]; }
-fn value(i: u32) -> f32 { return bitcast<f32>(entry(i)); }`;
+  const near = spec.solo ? "tables" : "near_tables";
   return `
-var<workgroup> near_tables: array<i32, ${tables.length}>;
+${
+  spec.solo
+    ? ""
+    : `var<workgroup> near_tables: array<i32, ${tables.length}>;
 fn load_tables(invocation: u32) {
-  for (var i = invocation; i < ${tables.length / 4}u; i += ${spec.workgroup}u) {
-    let four = tables[i];
-    near_tables[4u * i] = four.x;
-    near_tables[4u * i + 1u] = four.y;
-    near_tables[4u * i + 2u] = four.z;
-    near_tables[4u * i + 3u] = four.w;
-  }
+  for (var i = invocation; i < ${tables.length}u; i += ${spec.workgroup}u) { near_tables[i] = tables[i]; }
+}`
 }
-fn entry(i: u32) -> i32 { return near_tables[i]; }
-fn value(i: u32) -> f32 { return bitcast<f32>(near_tables[i]); }`;
+fn entry(i: u32) -> i32 { return ${near}[i]; }
+fn value(i: u32) -> f32 { return bitcast<f32>(${near}[i]); }`;
 }
 
 /** Four codes from bits and back, for one state. */
@@ -285,7 +305,7 @@ function codeFunctions(state: QuantizedState): string {
   // Up with a probability by the distance from the entry below.
   let above = (x - vec4f(${each((i) => `value(${valuesAt}u + code[${i}])`).join(", ")}))
     * vec4f(${each((i) => `value(${gapsAt}u + code[${i}])`).join(", ")});
-  let chance = vec4f(random_bits(job.list[segment].${name}_key, index) >> vec4u(8u)) * 0x1p-24f;
+  let chance = vec4f(random_bits(here.${name}_key, index) >> vec4u(8u)) * 0x1p-24f;
   code += select(vec4u(0u), vec4u(1u), chance < above);`;
   return `
 fn decode_${name}(bits: u32) -> vec4f {
@@ -315,7 +335,7 @@ function advanceFunction(shape: KernelShape): string {
       type: "vec4f",
       input: (name: string) =>
         name === "p" || name === "g" ? `${name}${k}` : `old_${name}${k}`,
-      uniform: (index: number) => `job.list[segment].u${index}`,
+      uniform: (index: number) => `here.u${index}`,
     } as const;
     const fresh = printWgsl(program, newNodes, {
       ...formula,
@@ -329,19 +349,26 @@ ${states.map((state) => loadState(shape, state.index, k)).join("\n")}
 ${fresh.statements.map((line) => `  ${line}`).join("\n")}
 ${states.map(({ name }, i) => `  var new_${name}${k} = ${masked ? `select(vec4f(0.0), ${fresh.results[i]}, inside(quad${k}))` : fresh.results[i]};`).join("\n")}`;
   };
-  const worst = perQuad(shape, (k) => [
-    ...states.map(({ name }) => `magnitude_bits(new_${name}${k})`),
-    ...(watchGradient ? [`magnitude_bits(g${k})`] : []),
-  ]).flat();
+  const watched = perQuad(shape, (k) => [
+    ...states.map(({ name }) => `new_${name}${k}`),
+    ...(watchGradient ? [`g${k}`] : []),
+  ]);
+  const update = mode === "update";
+  // A sum of magnitudes is not finite when one of them is not, and costs less
+  // than a look at each. It may also overflow: what is bad is then looked up.
   const guard = `
-${perQuad(shape, (k) => `  var bad${k} = vec4<bool>(false);`).join("\n")}
-  if (largest(${worst.reduce((a, b) => `max(${a}, ${b})`)}) >= 0x7f800000u) {
+  let watch = ${watched
+    .flat()
+    .map((value) => `abs(${value})`)
+    .join(" + ")};
+  if ((bitcast<u32>(watch.x + watch.y + watch.z + watch.w) & 0x7fffffffu) >= 0x7f800000u) {
 ${perQuad(
   shape,
-  (k) => `    bad${k} = ${[
-    ...states.map(({ name }) => `not_finite(new_${name}${k})`),
-    ...(watchGradient ? [`not_finite(g${k})`] : []),
-  ].reduce((a, b) => `(${a} | ${b})`)}${masked ? ` & inside(quad${k})` : ""};
+  (k) => `    let bad${k} = ${watched[k]!.map(
+    (value) => `not_finite(${value})`,
+  ).reduce((a, b) => `(${a} | ${b})`)}${masked ? ` & inside(quad${k})` : ""};
+    lane.bad += dot(select(vec4u(0u), vec4u(1u), bad${k}), vec4u(1u));
+${update ? `    lane.p${k} = select(lane.p${k}, p${k}, bad${k});` : ""}
 ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${name}${k}, bad${k});`).join("\n")}`,
 ).join("\n")}
   }`;
@@ -357,31 +384,31 @@ ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${
         prefix: `p${k}_`,
         input: (name) =>
           name === "p" || name === "g" ? `${name}${k}` : `old_${name}${k}`,
-        uniform: (index) => `job.list[segment].u${index}`,
+        uniform: (index) => `here.u${index}`,
       },
       given,
     );
     return `
 ${text.statements.map((line) => `  ${line}`).join("\n")}
-  lane.p${k} = ${skip ? `select(${text.results[0]}, p${k}, bad${k})` : text.results[0]};
-${skip ? `  lane.bad${k} = bad${k};` : ""}`;
+  lane.p${k} = ${text.results[0]};`;
   };
-  const update = mode === "update";
   return `
 struct Lane {
-${perQuad(shape, (k) => [`  p${k}: vec4f,`, ...(skip ? [`  bad${k}: vec4<bool>,`] : []), ...states.map(({ name }) => `  ${name}${k}: vec4f,`)].join("\n")).join("\n")}
+  /// Elements left out.
+  bad: u32,
+${perQuad(shape, (k) => [`  p${k}: vec4f,`, ...states.map(({ name }) => `  ${name}${k}: vec4f,`)].join("\n")).join("\n")}
 }
-${aligned ? `fn inside(quad: u32) -> vec4<bool> { return vec4<bool>(4u * quad < job.list[segment].length); }` : `fn inside(quad: u32) -> vec4<bool> { return 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(job.list[segment].length); }`}
+${aligned ? `fn inside(quad: u32) -> vec4<bool> { return vec4<bool>(4u * quad < here.length); }` : `fn inside(quad: u32) -> vec4<bool> { return 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(here.length); }`}
 fn advance(at: u32) -> Lane {
   var lane: Lane;
 ${quantized.map((state) => loadCodes(shape, state)).join("\n")}
 ${perQuad(shape, quad).join("\n")}
-${skip && worst.length > 0 ? guard : skip ? perQuad(shape, (k) => `  let bad${k} = not_finite(g${k});`).join("\n") : ""}
-${perQuad(shape, (k) => states.map(({ name }) => `  lane.${name}${k} = new_${name}${k};`).join("\n")).join("\n")}
 ${update ? perQuad(shape, parameter).join("\n") : ""}
+${skip ? guard : ""}
+${perQuad(shape, (k) => states.map(({ name }) => `  lane.${name}${k} = new_${name}${k};`).join("\n")).join("\n")}
   return lane;
 }
-${quantized.map(({ name }) => `fn peak_${name}(lane: Lane) -> u32 { return largest(${perQuad(shape, (k) => `magnitude_bits(lane.${name}${k})`).reduce((a, b) => `max(${a}, ${b})`)}); }`).join("\n")}`;
+${quantized.map(({ name }) => `fn peak_${name}(lane: Lane) -> u32 { return largest(${perQuad(shape, (k) => `abs(lane.${name}${k})`).reduce((a, b) => `max(${a}, ${b})`)}); }`).join("\n")}`;
 }
 
 /** Words of codes that an invocation owns. */
@@ -393,13 +420,13 @@ function loadCodes(shape: KernelShape, state: QuantizedState): string {
   const count = codeWords(shape, state);
   const scale =
     format.scale === "block"
-      ? `bitcast<f32>(codes[job.list[segment].${name}_scales + at / ${lanesPerBlock(shape, state)}u])`
-      : `bitcast<f32>(atomicLoad(&report[job.list[segment].${name}_peak]))`;
+      ? `bitcast<f32>(codes[here.${name}_scales + at / ${lanesPerBlock(shape, state)}u])`
+      : `bitcast<f32>(atomicLoad(&report[here.${name}_peak]))`;
   return [
     ...Array.from(
       { length: count },
       (_, i) =>
-        `  let bits_${name}${i} = codes[job.list[segment].${name}_at + at * ${count}u + ${i}u];`,
+        `  let bits_${name}${i} = codes[here.${name}_at + at * ${count}u + ${i}u];`,
     ),
     `  let scale_${name} = ${scale};`,
   ].join("\n");
@@ -409,7 +436,7 @@ function loadState(shape: KernelShape, index: number, k: number): string {
   const state = shape.quantized.find((one) => one.index === index);
   const { name } = shape.states[index]!;
   if (!state)
-    return `  let old_${name}${k} = floats[job.list[segment].${name}_at + quad${k}];`;
+    return `  let old_${name}${k} = floats[here.${name}_at + quad${k}];`;
   const word = Math.floor((k * state.width) / 8);
   const shift = (k * state.width * 4) % 32;
   return `  let old_${name}${k} = decode_${name}(bits_${name}${word}${shift ? ` >> ${shift}u` : ""}) * scale_${name};`;
@@ -431,7 +458,7 @@ function storeStates(shape: KernelShape): string {
           const outside = shape.spec.aligned
             ? ""
             : ` & inside_bits_${name}(at * ${shape.quads}u + ${k}u)`;
-          const code = `encode_${name}(x_${name}${k}, 4u * (at * ${shape.quads}u + ${k}u) + job.list[segment].index)${outside}`;
+          const code = `encode_${name}(x_${name}${k}, 4u * (at * ${shape.quads}u + ${k}u) + here.index)${outside}`;
           return shift ? `((${code}) << ${shift}u)` : `(${code})`;
         })
         .join(" | ");
@@ -445,14 +472,14 @@ ${perQuad(shape, (k) => `  var x_${name}${k} = lane.${name}${k} * inverse_${name
   if (down_${name} != 1.0) {
 ${perQuad(shape, (k) => `    x_${name}${k} = (lane.${name}${k} * down_${name}) * inverse_${name};`).join("\n")}
   }
-${Array.from({ length: count }, (_, i) => `  codes[job.list[segment].${name}_at + at * ${count}u + ${i}u] = select(${zeroWord >>> 0}u, ${word(i)}, valid_${name});`).join("\n")}`;
+${Array.from({ length: count }, (_, i) => `  codes[here.${name}_at + at * ${count}u + ${i}u] = select(${zeroWord >>> 0}u, ${word(i)}, valid_${name});`).join("\n")}`;
   };
   return `
 ${quantized
   .filter(isBlock)
   .map(
     (state) => `fn store_scale_${state.name}(at: u32, peak: u32) {
-  codes[job.list[segment].${state.name}_scales + at / ${lanesPerBlock(shape, state)}u] = select(0u, peak, peak >= 0x00800000u);
+  codes[here.${state.name}_scales + at / ${lanesPerBlock(shape, state)}u] = select(0u, peak, peak >= 0x00800000u);
 }`,
   )
   .join("\n")}
@@ -462,14 +489,14 @@ ${
     : quantized
         .map(
           ({ name, width }) => `fn inside_bits_${name}(quad: u32) -> u32 {
-  let left = job.list[segment].length - min(job.list[segment].length, 4u * quad);
+  let left = here.length - min(here.length, 4u * quad);
   return select((1u << (min(left, 3u) * ${width}u)) - 1u, 0xffffffffu, left >= 4u);
 }`,
         )
         .join("\n")
 }
 fn store_states(at: u32, lane: Lane${quantized.map(({ name }) => `, peak_${name}: u32`).join("")}) {
-${floats.map(({ name }) => perQuad(shape, (k) => `  ${k > 0 ? `if (any(inside(at * ${shape.quads}u + ${k}u))) { ` : ""}floats[job.list[segment].${name}_at + at * ${shape.quads}u + ${k}u] = lane.${name}${k};${k > 0 ? " }" : ""}`).join("\n")).join("\n")}
+${floats.map(({ name }) => perQuad(shape, (k) => `  ${k > 0 ? `if (any(inside(at * ${shape.quads}u + ${k}u))) { ` : ""}floats[here.${name}_at + at * ${shape.quads}u + ${k}u] = lane.${name}${k};${k > 0 ? " }" : ""}`).join("\n")).join("\n")}
 ${quantized.map(store).join("\n")}
 }`;
 }

@@ -40,7 +40,21 @@ export interface KernelSpec {
   /** One invocation takes a whole block, so that no barrier is needed. */
   readonly solo: boolean;
   readonly workgroup: number;
+  /** Largest subgroup, where blocks may be reduced by subgroups first. */
+  readonly subgroup: number | undefined;
+  /** Fewest quads of elements that an invocation takes. */
+  readonly quads: number;
   readonly mode: Mode;
+  /** Lengths of the bound arrays, for a tensor large enough for a kernel of its own. */
+  readonly lengths?: ArrayLengths;
+}
+
+/** In elements of the arrays as the shader declares them. */
+export interface ArrayLengths {
+  readonly p: number;
+  readonly g: number;
+  readonly codes: number;
+  readonly floats: number;
 }
 
 /** A state of the program, and where it is found. */
@@ -77,7 +91,7 @@ export interface KernelShape {
   readonly run: number;
   /** Blocks of a tile (a workgroup's elements), over all states. */
   readonly peaks: number;
-  /** Tables of all states: int32 words, padded to a multiple of 4. */
+  /** Encode tables, codebooks and gaps of all states. */
   readonly tables: Int32Array<ArrayBuffer>;
   /** Names of a segment's 4-byte fields, in order; a multiple of 4. */
   readonly fields: readonly string[];
@@ -105,7 +119,7 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     format.kind === "float" ? 32 : storedBits(format.bits),
   );
   const quads = Math.max(
-    1,
+    spec.quads,
     ...widths.map((width) => 8 / width),
     ...(spec.solo ? [] : blocks.map((size) => size / (4 * workgroup))),
   );
@@ -113,7 +127,7 @@ export function kernelShape(spec: KernelSpec): KernelShape {
 
   const words: number[] = [];
   let peaks = 0;
-  const quantized = states.flatMap((state): QuantizedState[] => {
+  let quantized = states.flatMap((state): QuantizedState[] => {
     const { format } = state;
     if (format.kind === "float") return [];
     const coder = makeCoder(format);
@@ -123,17 +137,7 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     );
     const tableAt = words.length;
     words.push(...tableWords(table));
-    const valuesAt = words.length;
-    // Every code that a word may hold decodes to something.
-    const count = 2 ** storedBits(format.bits);
-    const floats = (values: Float32Array) =>
-      new Int32Array(
-        Float32Array.from({ length: count }, (_, i) => values[i] ?? 0).buffer,
-      );
-    words.push(...floats(format.values));
     const stochastic = format.rounding === "stochastic";
-    const gapsAt = stochastic ? words.length : undefined;
-    if (stochastic) words.push(...floats(coder.inverseGaps));
     const blocksPerTile =
       format.scale === "block"
         ? (workgroup * 4 * quads * run) / format.blockSize
@@ -147,15 +151,34 @@ export function kernelShape(spec: KernelSpec): KernelShape {
         width: storedBits(format.bits),
         table,
         tableAt,
-        valuesAt,
-        gapsAt,
+        // Set below, behind all encode tables.
+        valuesAt: 0,
+        gapsAt: stochastic ? 0 : undefined,
         zeroCode: coder.zero,
         peaksAt,
         blocksPerTile,
       },
     ];
   });
-  while (words.length % 4 !== 0) words.push(0);
+  quantized = quantized.map((state) => {
+    const { format, width, gapsAt } = state;
+    // Every code that a word may hold decodes to something.
+    const append = (values: Float32Array) => {
+      const floats = Float32Array.from(
+        { length: 2 ** width },
+        (_, i) => values[i] ?? 0,
+      );
+      return words.push(...new Int32Array(floats.buffer)) - 2 ** width;
+    };
+    return {
+      ...state,
+      valuesAt: append(format.values),
+      gapsAt:
+        gapsAt === undefined
+          ? undefined
+          : append(makeCoder(format).inverseGaps),
+    };
+  });
   return {
     spec,
     states,
@@ -175,7 +198,7 @@ function segmentFields(
   quantized: readonly QuantizedState[],
   states: readonly StateSpec[],
 ): string[] {
-  const fields = ["first_span", "length", "index"];
+  const fields = ["first_span", "spans", "length", "index"];
   fields.push("p_slot", "g_slot", "p_at", "g_at");
   for (const { name } of states) fields.push(`${name}_at`);
   for (const { name, format, gapsAt } of quantized) {

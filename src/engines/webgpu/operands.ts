@@ -36,12 +36,14 @@ function slotDeclarations(
   type: ElementType,
   access: string,
   after: number,
-  { spec: { slots, aligned } }: KernelShape,
+  { spec: { slots, aligned, lengths } }: KernelShape,
 ): string[] {
+  const length = lengths?.[name as "p" | "g"];
+  const size = length === undefined ? "" : `, ${length}`;
   return Array.from(
     { length: slots },
     (_, slot) =>
-      `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${accessType(type, aligned)}>;`,
+      `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${accessType(type, aligned)}${size}>;`,
   );
 }
 
@@ -53,7 +55,7 @@ function onSlot(
 ): string {
   if (slots === 1) return statement(0);
   const cases = Array.from({ length: slots - 1 }, (_, i) => i + 1);
-  return `switch job.list[segment].${name}_slot {
+  return `switch here.${name}_slot {
 ${cases.map((slot) => `    case ${slot}u: { ${statement(slot)} }`).join("\n")}
     default: { ${statement(0)} }
   }`;
@@ -72,11 +74,10 @@ function loadFunction(
   type: ElementType,
   { spec: { slots, aligned }, quads }: KernelShape,
 ): string {
-  const at = `job.list[segment].${name}_at`;
+  const at = `here.${name}_at`;
   if (aligned) {
     // Of several quads the last ones may lie beyond the end; their results are dropped.
-    const index =
-      quads === 1 ? "quad" : "min(quad, (job.list[segment].length - 1u) / 4u)";
+    const index = quads === 1 ? "quad" : "min(quad, (here.length - 1u) / 4u)";
     const value = type === "float32" ? "vec4f" : "vec2u";
     const result =
       type === "float32"
@@ -105,7 +106,7 @@ fn load_${name}(quad: u32) -> vec4f {
         );
   return `
 fn load_${name}(quad: u32) -> vec4f {
-  let i = ${at} + min(4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u), vec4u(job.list[segment].length - 1u));
+  let i = ${at} + min(4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u), vec4u(here.length - 1u));
   var loaded: vec4f;
   ${[0, 1, 2, 3].map(one).join("\n  ")}
   return loaded;
@@ -118,8 +119,7 @@ export function storeFunctions(shape: KernelShape): string {
   if (spec.mode === "measure") return "";
   const counted = spec.skip
     ? `
-  let count = dot(${Array.from({ length: quads }, (_, k) => `select(vec4u(0u), vec4u(1u), lane.bad${k})`).join(" + ")}, vec4u(1u));
-  if (count > 0u) { atomicAdd(&report[${reportWords.nonFinite}], count); }`
+  if (lane.bad > 0u) { atomicAdd(&report[${reportWords.nonFinite}], lane.bad); }`
     : "";
   return `
 ${packFunction(shape)}
@@ -137,7 +137,7 @@ function packFunction({ spec }: KernelShape): string {
 /// The upper halves, rounded; infinities and NaN keep their upper bits.
 fn round_p(v: vec4f, index: u32) -> vec4u {
   let bits = bitcast<vec4u>(v);
-  let more = ${rounding === "stochastic" ? "random_bits(job.list[segment].p_key, index) >> vec4u(16u)" : "vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u))"};
+  let more = ${rounding === "stochastic" ? "random_bits(here.p_key, index) >> vec4u(16u)" : "vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u))"};
   return select(bits + more, bits, not_finite(v)) >> vec4u(16u);
 }
 fn pack_p(v: vec4f, index: u32) -> vec2u {
@@ -148,7 +148,7 @@ fn pack_p(v: vec4f, index: u32) -> vec2u {
     rounding === "stochastic"
       ? `
   // 13 bits fall away; below 2^-14 the spacing is 2^-24.
-  let drawn = random_bits(job.list[segment].p_key, index);
+  let drawn = random_bits(here.p_key, index);
   let bits = (bitcast<vec4u>(v) + (drawn >> vec4u(19u))) & vec4u(0xffffe000u);
   let small = floor(abs(v) * 0x1p24f + vec4f(drawn >> vec4u(8u)) * 0x1p-24f) * 0x1p-24f * sign(v);
   let r = select(select(bitcast<vec4f>(bits), small, abs(v) < vec4f(0x1p-14f)), v, not_finite(v));`
@@ -163,29 +163,27 @@ fn pack_p(v: vec4f, index: u32) -> vec2u {${rounded}
 function storeQuad({ spec, quads }: KernelShape): string {
   const { parameterType: type, aligned, slots } = spec;
   const packed =
-    type === "float32"
-      ? ""
-      : "let packed = pack_p(v, 4u * quad + job.list[segment].index);";
+    type === "float32" ? "" : "let packed = pack_p(v, 4u * quad + here.index);";
   if (aligned)
     return `
 fn store_p(quad: u32, v: vec4f) {
-  ${quads > 1 ? "if (4u * quad >= job.list[segment].length) { return; }" : ""}
+  ${quads > 1 ? "if (4u * quad >= here.length) { return; }" : ""}
   ${packed}
-  let i = job.list[segment].p_at + quad;
+  let i = here.p_at + quad;
   ${onSlot("p", slots, (slot) => `p_${slot}[i] = ${type === "float32" ? "v" : "packed"};`)}
 }`;
   if (type === "float32")
     return `
 fn store_p(quad: u32, v: vec4f) {
-  let i = job.list[segment].p_at + 4u * quad;
-  let left = job.list[segment].length - min(job.list[segment].length, 4u * quad);
+  let i = here.p_at + 4u * quad;
+  let left = here.length - min(here.length, 4u * quad);
 ${[0, 1, 2, 3].map((j) => `  if (left > ${j}u) { ${onSlot("p", slots, (slot) => `p_${slot}[i + ${j}u] = v[${j}];`)} }`).join("\n")}
 }`;
   return `
 fn store_p(quad: u32, v: vec4f) {
   ${packed}
-  let i = job.list[segment].p_at / 2u + 2u * quad;
-  let left = job.list[segment].length - min(job.list[segment].length, 4u * quad);
+  let i = here.p_at / 2u + 2u * quad;
+  let left = here.length - min(here.length, 4u * quad);
 ${[0, 1]
   .map((j) =>
     [

@@ -76,7 +76,7 @@ export function kernelBindings(shape: KernelShape): Entry[] {
     { binding: 0, type: "uniform" },
     ...(quantized.length > 0
       ? ([
-          { binding: 1, type: "uniform" },
+          { binding: 1, type: "read-only-storage" },
           { binding: 3, type: "storage" },
         ] as const)
       : []),
@@ -93,7 +93,7 @@ export function slotLimit(
   { quantized, floats }: Pick<KernelShape, "quantized" | "floats">,
 ): number {
   const taken =
-    1 + (quantized.length > 0 ? 1 : 0) + (floats.length > 0 ? 1 : 0);
+    1 + (quantized.length > 0 ? 2 : 0) + (floats.length > 0 ? 1 : 0);
   const { maxStorageBuffersPerShaderStage: most } = device.limits;
   return Math.max(1, Math.min(7, Math.floor((most - taken) / 2)));
 }
@@ -119,11 +119,11 @@ export async function createKernel(
   ]);
   let tables: GPUBuffer | undefined;
   if (shape.quantized.length > 0) {
-    const { UNIFORM, COPY_DST } = GPUBufferUsage;
+    const { STORAGE, COPY_DST } = GPUBufferUsage;
     tables = device.createBuffer({
       label: `${label} tables`,
       size: shape.tables.byteLength,
-      usage: UNIFORM | COPY_DST,
+      usage: STORAGE | COPY_DST,
     });
     device.queue.writeBuffer(tables, 0, shape.tables);
   }

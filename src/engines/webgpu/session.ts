@@ -39,6 +39,10 @@ export interface Tuning {
   readonly solo?: boolean;
   /** Invocations of a workgroup. Default 256. */
   readonly workgroup?: number;
+  /** Use subgroups where the device has them. Default true. */
+  readonly subgroups?: boolean;
+  /** Fewest fours of elements that an invocation takes at a time. Default 1. */
+  readonly quads?: number;
   /** Most tiles that a workgroup takes in turn. Default 8. */
   readonly tiles?: number;
   /** Most tensors in buffers of their own that share a dispatch. */
@@ -122,6 +126,8 @@ export class WebGPUSession implements Session {
     this.#tuning = {
       solo,
       workgroup: tuning.workgroup ?? (solo ? 64 : 256),
+      quads: tuning.quads ?? 1,
+      subgroups: tuning.subgroups ?? true,
       tiles: tuning.tiles ?? 8,
       slots: tuning.slots ?? Infinity,
       alone: tuning.alone ?? 2 ** 24,
@@ -368,7 +374,7 @@ export class WebGPUSession implements Session {
     work: readonly { tensor: Tensor; gradient: Required<BufferView> }[],
   ): { key: string; spec: KernelSpec; batch: Batch<PlacedPiece> }[] {
     const { skip, clip } = this.#options;
-    const { solo, workgroup } = this.#tuning;
+    const { solo, workgroup, quads } = this.#tuning;
     const kinds = new Map<
       string,
       {
@@ -405,12 +411,14 @@ export class WebGPUSession implements Session {
               parameterRounding: parameter.rounding,
               aligned,
               slots: 1,
-              segments: alone ? 2 : 64,
+              segments: alone ? 1 : 64,
               skip: skip !== "off",
               guarded: clip || skip === "step",
               clip,
               solo,
               workgroup,
+              quads,
+              subgroup: this.#subgroup(),
               mode: "update",
             },
             pieces: [],
@@ -426,8 +434,8 @@ export class WebGPUSession implements Session {
         slotLimit(this.#device, kernelShape(spec)),
       );
       const batches = pack(pieces, {
-        slots: spec.segments === 2 ? 1 : slots,
-        segments: spec.segments === 2 ? 1 : spec.segments,
+        slots: spec.segments === 1 ? 1 : slots,
+        segments: spec.segments,
         bindingBytes: this.#device.limits.maxStorageBufferBindingSize,
         elements: Infinity,
       });
@@ -442,14 +450,43 @@ export class WebGPUSession implements Session {
       const own: KernelSpec = {
         ...spec,
         slots: most === 1 ? 1 : slots,
-        segments: longest === 1 ? 2 : longest <= 8 ? 8 : 64,
+        segments: longest === 1 ? 1 : longest <= 8 ? 8 : 64,
       };
-      return batches.map((batch) => ({
-        key: `${kind} ${own.slots} ${own.segments}`,
-        spec: own,
-        batch,
-      }));
+      return batches.map((batch) => {
+        const lengths =
+          own.aligned && spec.segments === 1
+            ? this.#lengths(spec, batch)
+            : undefined;
+        return {
+          key: `${kind} ${own.slots} ${own.segments} ${JSON.stringify(lengths)}`,
+          spec: lengths ? { ...own, lengths } : own,
+          batch,
+        };
+      });
     });
+  }
+
+  /** Subgroups are used where the device has them and says how large they get. */
+  #subgroup(): number | undefined {
+    const { subgroups, solo } = this.#tuning;
+    const { features, adapterInfo } = this.#device;
+    const size = adapterInfo?.subgroupMaxSize ?? 0;
+    return subgroups && !solo && features.has("subgroups") && size > 0
+      ? size
+      : undefined;
+  }
+
+  /** Of a batch of one large tensor. */
+  #lengths(spec: KernelSpec, { p, g, segments }: Batch<PlacedPiece>) {
+    const { codesChunk, floatsChunk } = segments[0]!.piece;
+    const access = (range: { start: number; end: number }, bytes: number) =>
+      Math.floor((range.end - range.start) / (4 * bytes));
+    return {
+      p: access(p[0]!, elementBytes(spec.parameterType)),
+      g: access(g[0]!, elementBytes(spec.gradientType)),
+      codes: codesChunk < 0 ? 0 : this.#codes.buffer(codesChunk).size / 4,
+      floats: floatsChunk < 0 ? 0 : this.#floats.buffer(floatsChunk).size / 16,
+    };
   }
 
   async #makePlan(gradients: Plan["gradients"]): Promise<Plan> {
@@ -538,7 +575,11 @@ export class WebGPUSession implements Session {
       0,
     );
     // Enough workgroups to keep a large GPU busy to the end come first.
-    const tiles = Math.max(1, Math.min(most, Math.floor(total / 8192)));
+    // Without tables to load there is nothing to gain by more tiles.
+    const tiles =
+      shape.quantized.length > 0
+        ? Math.max(1, Math.min(most, Math.floor(total / 4096)))
+        : 1;
     let spans = 0;
     const words = new Uint32Array(this.#jobData, job);
     batch.segments.forEach(({ piece, p, g, pSlot, gSlot }, i) => {
@@ -552,6 +593,7 @@ export class WebGPUSession implements Session {
       ) => (range.start - binding!.start) / bytes / quad;
       const values: Record<string, number> = {
         first_span: spans,
+        spans: Math.ceil(piece.length / (tile * tiles)),
         length: piece.length,
         index: piece.start,
         p_slot: pSlot,
