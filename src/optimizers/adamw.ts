@@ -56,3 +56,10 @@ export const adamw4bitBlock = /* @__PURE__ */ defineRecipe(
   adamw,
   { bits: 4 },
 );
+
+/** Paper 2's own scheme: v with rank-1 scales and no zero, m in block 128 / dynamic. */
+export const adamw4bitRank1 = /* @__PURE__ */ defineRecipe(
+  "adamw4bitRank1",
+  adamw,
+  { bits: 4, state: { v: { scale: "rank1" } } },
+);

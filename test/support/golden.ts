@@ -467,8 +467,10 @@ function lpmm(recording: Recording, recorded: Meta): Known {
   const { bytes, floats } = reader(recording);
   const keys = [...recording.tensors.keys()];
   const factored = keys.some((key) => key.startsWith("exp_avg_sq_row"));
-  if (keys.some((key) => key.includes(".max_dims")))
-    return skip("rank-1 scales are not there yet");
+  const axes = keys
+    .filter((key) => /^exp_avg_sq\.max_dims\d+\.1$/.test(key))
+    .map((_, axis) => axis);
+  const rank1 = axes.length > 0;
   const base = run(recording, recorded);
   const length = base.start.length;
   const first = keys.includes("exp_avg.1") ? "exp_avg" : "momentum_buffer";
@@ -487,7 +489,15 @@ function lpmm(recording: Recording, recorded: Meta): Known {
           kind: "quantized",
           // Padded to a multiple of 2048 elements and a byte, unless fused.
           codes: unpackCodes(bytes(`${key}.${t}`), 4, length),
-          scales: floats(`${key}.max1.${t}`),
+          // Ours lie one axis after the other.
+          scales:
+            rank1 && key === "exp_avg_sq"
+              ? Float32Array.from(
+                  axes.flatMap((axis) => [
+                    ...floats(`${key}.max_dims${axis}.${t}`),
+                  ]),
+                )
+              : floats(`${key}.max1.${t}`),
         };
   const bits = plain ? 32 : 4;
   const m: FormatOptions = {
@@ -504,13 +514,20 @@ function lpmm(recording: Recording, recorded: Meta): Known {
   return {
     ...base,
     blockSize,
-    reductions: factored,
+    reductions: factored || rank1,
     recipe: factored
       ? factor({ ...adamOptions(meta), state: { m } })
       : first === "exp_avg"
         ? adamw({
             ...adamOptions(meta),
-            state: { m, v: { ...m, codebook: "linear-nozero" } },
+            state: {
+              m,
+              v: {
+                ...m,
+                codebook: "linear-nozero",
+                scale: rank1 ? "rank1" : "block",
+              },
+            },
           })
         : sgd({
             ...given({
