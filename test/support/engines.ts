@@ -16,6 +16,8 @@ export interface EngineEntry {
   readonly exact: boolean;
   /** Why it cannot run formulas with reductions; tests fail once it can. */
   readonly noReductions?: string;
+  /** Likewise for rank-1 scales, reductions and 16-bit state together. */
+  readonly noShapes?: string;
   /** Another entry that it must equal to the bit; it takes fewer cases of its own. */
   readonly twinOf?: string;
   /**
@@ -54,6 +56,8 @@ export const engines: readonly EngineEntry[] = [
     skipReason: gpuSkipReason(),
     exact: false,
     noReductions: "the WebGPU engine has no reductions yet",
+    noShapes:
+      "the WebGPU engine has no rank-1 scales, reductions and 16-bit state yet",
     slow: await softwareGpu(),
   },
 ];

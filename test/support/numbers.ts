@@ -79,8 +79,8 @@ export const bitsOf = (values: Float32Array): Uint32Array =>
 
 /** How two arrays of codes differ. */
 export function codeDistance(
-  actual: Uint8Array,
-  expected: Uint8Array,
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
 ): { equal: number; furthest: number; at: number } {
   if (actual.length !== expected.length)
     throw new Error(`${actual.length} codes against ${expected.length}`);
