@@ -32,6 +32,7 @@ const { values: options } = parseArgs({
     only: { type: "string", default: "" },
     tuning: { type: "string", default: "{}" },
     toggles: { type: "string", default: "" },
+    skip: { type: "string", default: "element" },
   },
 });
 const size = 2 ** Number(options.log);
@@ -105,6 +106,7 @@ async function measure(
   const created = performance.now();
   const optimizer = await createOptimizer(recipe, parameters, {
     device: webgpu(device, tuning),
+    skipNonFinite: options.skip as "element",
   });
   const started = performance.now();
   await optimizer.step(gradients);

@@ -26,9 +26,7 @@ export async function openTimedDevice(toggles: string[]): Promise<TimedDevice> {
   if (!adapter) throw new Error("bench: there is no WebGPU adapter");
   const { limits } = adapter;
   const device = await adapter.requestDevice({
-    requiredFeatures: adapter.features.has("subgroups")
-      ? ["timestamp-query", "subgroups"]
-      : ["timestamp-query"],
+    requiredFeatures: ["timestamp-query"],
     requiredLimits: {
       maxBufferSize: limits.maxBufferSize,
       maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,

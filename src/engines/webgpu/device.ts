@@ -13,17 +13,20 @@ export async function findGPU(): Promise<GPU> {
     throw new Error(
       "webgpu: this browser has no WebGPU (navigator.gpu is missing; it also is on pages that are not https or localhost); use device: 'wasm'",
     );
-  let dawn: typeof import("webgpu");
+  const { create, globals } = await importDawn();
+  Object.assign(globalThis, globals);
+  return (kept[key] ??= create([]));
+}
+
+async function importDawn() {
   try {
-    dawn = await import(/* @vite-ignore */ "webgpu");
+    return await import(/* @vite-ignore */ "webgpu");
   } catch (cause) {
     throw new Error(
       "webgpu: Node has no WebGPU of its own; install the package 'webgpu' beside lowbit (npm install webgpu), or use device: 'wasm'",
       { cause },
     );
   }
-  Object.assign(globalThis, dawn.globals);
-  return (kept[key] ??= dawn.create([]));
 }
 
 /** Limits worth more than the default: fewer pieces, and more tensors a dispatch. */
@@ -47,7 +50,6 @@ export async function requestDevice(): Promise<GPUDevice> {
       "webgpu: there is no adapter: no GPU, no driver, or WebGPU is switched off here; use device: 'wasm'",
     );
   return adapter.requestDevice({
-    requiredFeatures: adapter.features.has("subgroups") ? ["subgroups"] : [],
     requiredLimits: Object.fromEntries(
       wanted.map((name) => [name, adapter.limits[name]]),
     ),

@@ -21,6 +21,18 @@ export const reportWords = { nonFinite: 0, skip: 1, factor: 2, norm: 3 };
 export const reportHeader = 4;
 
 export function kernelCode(spec: KernelSpec): string {
+  const code = generate(spec);
+  // The only segment's fields are constants of the dispatch: as such they take
+  // no registers.
+  return spec.segments === 1
+    ? code
+        .replaceAll("here = job.list[own];", "")
+        .replaceAll("job.list[own].", "job.list[0].")
+        .replaceAll("here.", "job.list[0].")
+    : code;
+}
+
+function generate(spec: KernelSpec): string {
   const shape = kernelShape(spec);
   const { solo, mode } = spec;
   const main =
@@ -30,7 +42,6 @@ export function kernelCode(spec: KernelSpec): string {
         ? soloMain(shape)
         : updateMain(shape);
   return [
-    ...(spec.subgroup === undefined ? [] : ["enable subgroups;"]),
     declarations(shape),
     helpers,
     tableFunctions(shape),
@@ -55,7 +66,6 @@ fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) invocation: u32,
-  ${blocks.some((state) => bySubgroup(shape, state)) ? "@builtin(subgroup_invocation_id) in_subgroup: u32," : ""}
 ) {
   ${quantized.length > 0 ? "load_tables(invocation);" : ""}
   let span = group.x + group.y * groups.x;
@@ -76,8 +86,8 @@ fn main(
     if (live) {
       lane = advance(at);
       store_parameter(at, lane);
+${blocks.map((state) => `      atomicMax(&peaks[turn + ${peakIndex(shape, state)}], peak_${state.name}(lane));`).join("\n")}
     }
-${blocks.map((state) => raisePeak(shape, state)).join("\n")}
 ${
   peaks > 0
     ? `    workgroupBarrier();
@@ -196,23 +206,6 @@ ${whole.map(({ name }) => `    atomicStore(&report[here.${name}_spare], 0u);\n  
   }`;
 }
 
-/**
- * Into the block's peak. A whole subgroup raising one word takes turns; where
- * subgroups are known to lie within a block, each raises it once.
- */
-function raisePeak(shape: KernelShape, state: QuantizedState): string {
-  const peak = `&peaks[turn + ${peakIndex(shape, state)}]`;
-  return bySubgroup(shape, state)
-    ? `    let most_${state.name} = subgroupMax(peak_${state.name}(lane));
-    if (in_subgroup == 0u) { atomicMax(${peak}, most_${state.name}); }`
-    : `    if (live) { atomicMax(${peak}, peak_${state.name}(lane)); }`;
-}
-
-const bySubgroup = (shape: KernelShape, state: QuantizedState) =>
-  shape.spec.subgroup !== undefined &&
-  isBlock(state) &&
-  lanesPerBlock(shape, state) % shape.spec.subgroup === 0;
-
 const isBlock = ({ format }: QuantizedState) => format.scale === "block";
 const tensorPeak = ({ name }: QuantizedState) =>
   `atomicLoad(&report[here.${name}_next])`;
@@ -222,10 +215,6 @@ const peakIndex = (shape: KernelShape, state: QuantizedState) =>
   `${state.peaksAt}u + invocation / ${lanesPerBlock(shape, state)}u`;
 const skipped = ({ spec }: KernelShape) =>
   spec.guarded ? `atomicLoad(&report[${reportWords.skip}]) != 0u` : "false";
-
-/** A length that the compiler knows saves a look-up at every access. */
-const known = (length: number | undefined) =>
-  length === undefined ? "" : `, ${length}`;
 
 function declarations(shape: KernelShape): string {
   const { spec, quantized, floats, fields, tables, quads } = shape;
@@ -246,8 +235,8 @@ struct Job {
 @group(0) @binding(0) var<uniform> job: Job;
 ${quantized.length > 0 ? `@group(0) @binding(1) var<storage, read> tables: array<i32, ${tables.length}>;` : ""}
 @group(0) @binding(2) var<storage, read_write> report: array<atomic<u32>>;
-${quantized.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32${known(spec.lengths?.codes)}>;` : ""}
-${floats.length > 0 ? `@group(0) @binding(4) var<storage, read_write> floats: array<vec4f${known(spec.lengths?.floats)}>;` : ""}
+${quantized.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32>;` : ""}
+${floats.length > 0 ? `@group(0) @binding(4) var<storage, read_write> floats: array<vec4f>;` : ""}
 var<private> here: Segment;
 
 fn find_segment(span: u32) -> u32 {

@@ -40,21 +40,9 @@ export interface KernelSpec {
   /** One invocation takes a whole block, so that no barrier is needed. */
   readonly solo: boolean;
   readonly workgroup: number;
-  /** Largest subgroup, where blocks may be reduced by subgroups first. */
-  readonly subgroup: number | undefined;
   /** Fewest quads of elements that an invocation takes. */
   readonly quads: number;
   readonly mode: Mode;
-  /** Lengths of the bound arrays, for a tensor large enough for a kernel of its own. */
-  readonly lengths?: ArrayLengths;
-}
-
-/** In elements of the arrays as the shader declares them. */
-export interface ArrayLengths {
-  readonly p: number;
-  readonly g: number;
-  readonly codes: number;
-  readonly floats: number;
 }
 
 /** A state of the program, and where it is found. */

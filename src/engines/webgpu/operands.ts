@@ -36,14 +36,12 @@ function slotDeclarations(
   type: ElementType,
   access: string,
   after: number,
-  { spec: { slots, aligned, lengths } }: KernelShape,
+  { spec: { slots, aligned } }: KernelShape,
 ): string[] {
-  const length = lengths?.[name as "p" | "g"];
-  const size = length === undefined ? "" : `, ${length}`;
   return Array.from(
     { length: slots },
     (_, slot) =>
-      `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${accessType(type, aligned)}${size}>;`,
+      `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${accessType(type, aligned)}>;`,
   );
 }
 

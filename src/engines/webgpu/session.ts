@@ -37,10 +37,8 @@ import { pack, rangeOf, type Batch, type Range } from "./plan.ts";
 export interface Tuning {
   /** One invocation a block, without barriers. Default: on software drivers. */
   readonly solo?: boolean;
-  /** Invocations of a workgroup. Default 256. */
+  /** Invocations of a workgroup. Default 256, 128 for narrow codes. */
   readonly workgroup?: number;
-  /** Use subgroups where the device has them. Default true. */
-  readonly subgroups?: boolean;
   /** Fewest fours of elements that an invocation takes at a time. Default 1. */
   readonly quads?: number;
   /** Most tiles that a workgroup takes in turn. Default 8. */
@@ -50,6 +48,10 @@ export interface Tuning {
   /** Tensors of more elements have a dispatch of their own. */
   readonly alone?: number;
 }
+
+type Defaults = Required<Omit<Tuning, "workgroup">> & {
+  readonly workgroup: number | undefined;
+};
 
 interface Tensor {
   readonly plan: TensorPlan;
@@ -88,7 +90,7 @@ export class WebGPUSession implements Session {
   readonly description: string;
   readonly #device: GPUDevice;
   readonly #options: EngineOptions;
-  readonly #tuning: Required<Tuning>;
+  readonly #tuning: Defaults;
   readonly #lost: () => void;
   #tensors: Tensor[] = [];
   #codes: Arena;
@@ -125,9 +127,8 @@ export class WebGPUSession implements Session {
     const solo = tuning.solo ?? false;
     this.#tuning = {
       solo,
-      workgroup: tuning.workgroup ?? (solo ? 64 : 256),
+      workgroup: tuning.workgroup,
       quads: tuning.quads ?? 1,
-      subgroups: tuning.subgroups ?? true,
       tiles: tuning.tiles ?? 8,
       slots: tuning.slots ?? Infinity,
       alone: tuning.alone ?? 2 ** 24,
@@ -416,9 +417,8 @@ export class WebGPUSession implements Session {
               guarded: clip || skip === "step",
               clip,
               solo,
-              workgroup,
+              workgroup: workgroup ?? (solo ? 64 : workgroupFor(plan.formats)),
               quads,
-              subgroup: this.#subgroup(),
               mode: "update",
             },
             pieces: [],
@@ -452,41 +452,12 @@ export class WebGPUSession implements Session {
         slots: most === 1 ? 1 : slots,
         segments: longest === 1 ? 1 : longest <= 8 ? 8 : 64,
       };
-      return batches.map((batch) => {
-        const lengths =
-          own.aligned && spec.segments === 1
-            ? this.#lengths(spec, batch)
-            : undefined;
-        return {
-          key: `${kind} ${own.slots} ${own.segments} ${JSON.stringify(lengths)}`,
-          spec: lengths ? { ...own, lengths } : own,
-          batch,
-        };
-      });
+      return batches.map((batch) => ({
+        key: `${kind} ${own.slots} ${own.segments}`,
+        spec: own,
+        batch,
+      }));
     });
-  }
-
-  /** Subgroups are used where the device has them and says how large they get. */
-  #subgroup(): number | undefined {
-    const { subgroups, solo } = this.#tuning;
-    const { features, adapterInfo } = this.#device;
-    const size = adapterInfo?.subgroupMaxSize ?? 0;
-    return subgroups && !solo && features.has("subgroups") && size > 0
-      ? size
-      : undefined;
-  }
-
-  /** Of a batch of one large tensor. */
-  #lengths(spec: KernelSpec, { p, g, segments }: Batch<PlacedPiece>) {
-    const { codesChunk, floatsChunk } = segments[0]!.piece;
-    const access = (range: { start: number; end: number }, bytes: number) =>
-      Math.floor((range.end - range.start) / (4 * bytes));
-    return {
-      p: access(p[0]!, elementBytes(spec.parameterType)),
-      g: access(g[0]!, elementBytes(spec.gradientType)),
-      codes: codesChunk < 0 ? 0 : this.#codes.buffer(codesChunk).size / 4,
-      floats: floatsChunk < 0 ? 0 : this.#floats.buffer(floatsChunk).size / 16,
-    };
   }
 
   async #makePlan(gradients: Plan["gradients"]): Promise<Plan> {
@@ -650,7 +621,7 @@ export class WebGPUSession implements Session {
     if (!this.#plan || !samePlan(this.#plan.gradients, gradients))
       this.#plan = await this.#makePlan(gradients);
     const plan = this.#plan;
-    this.#upload(input);
+    this.#upload(input, gradients);
     this.#fillJobs(plan, input);
     if (plan.jobBytes > 0)
       device.queue.writeBuffer(this.#jobs!, 0, this.#jobData, 0, plan.jobBytes);
@@ -716,7 +687,7 @@ export class WebGPUSession implements Session {
     );
   }
 
-  #upload({ tensors }: StepInput): void {
+  #upload({ tensors }: StepInput, gradients: Plan["gradients"]): void {
     tensors.forEach((given, i) => {
       const { array, parameter, gradient, plan } = this.#tensors[i]!;
       if (!given || plan.size === 0) return;
@@ -731,7 +702,7 @@ export class WebGPUSession implements Session {
         );
       if (given.gradient instanceof Float32Array)
         write(gradient!, given.gradient);
-      if (array && !this.#options.resident && given.gradient != null)
+      if (array && !this.#options.resident && gradients[i])
         write(parameter, array);
     });
   }
@@ -1051,6 +1022,18 @@ export class WebGPUSession implements Session {
       buffer?.destroy();
     this.#norm?.dispose();
   }
+}
+
+/** Tiles of 1024 elements: with narrow codes an invocation takes more of them. */
+function workgroupFor(formats: TensorPlan["formats"]): number {
+  const narrow = formats.some(({ bits }) => storedBits(bits) < 8);
+  const largest = Math.max(
+    0,
+    ...formats.map((format) =>
+      format.kind === "quantized" ? format.blockSize : 0,
+    ),
+  );
+  return narrow && largest <= 1024 ? 128 : 256;
 }
 
 function programId(program: Program): number {
