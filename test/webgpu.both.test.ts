@@ -1,0 +1,177 @@
+// What the WebGPU engine has beside what every engine has: views, 16-bit
+// types, limits, packing of many tensors into a dispatch.
+
+import { adamw, createOptimizer, type OptimizerHandle } from "lowbit";
+import { webgpu, type BufferView } from "lowbit/webgpu";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { describeGpu, openDevice } from "./support/gpu.ts";
+
+describeGpu("the WebGPU engine", () => {
+  let device: GPUDevice;
+  // No limits asked for: WebGPU's defaults must do.
+  beforeAll(async () => {
+    device = await openDevice();
+  });
+  afterAll(async () => {
+    await device.queue.onSubmittedWorkDone();
+    device.destroy();
+  });
+
+  const values = (length: number, seed: number) =>
+    Float32Array.from({ length }, (_, i) => Math.sin(i * 12.9898 + seed));
+
+  function upload(data: Uint8Array<ArrayBuffer>, offset = 0): GPUBuffer {
+    const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
+    const size = Math.ceil((offset + data.length) / 4) * 4;
+    const buffer = device.createBuffer({
+      size,
+      usage: STORAGE | COPY_SRC | COPY_DST,
+    });
+    const padded = new Uint8Array(size - offset);
+    padded.set(data);
+    device.queue.writeBuffer(buffer, offset, padded);
+    return buffer;
+  }
+
+  async function download(buffer: GPUBuffer): Promise<ArrayBuffer> {
+    const { COPY_DST, MAP_READ } = GPUBufferUsage;
+    const staging = device.createBuffer({
+      size: buffer.size,
+      usage: COPY_DST | MAP_READ,
+    });
+    const encoder = device.createCommandEncoder();
+    encoder.copyBufferToBuffer(buffer, 0, staging, 0, buffer.size);
+    device.queue.submit([encoder.finish()]);
+    await staging.mapAsync(GPUMapMode.READ);
+    const bytes = staging.getMappedRange().slice(0);
+    staging.destroy();
+    return bytes;
+  }
+
+  const bytesOf = (
+    data: Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>,
+  ) => new Uint8Array(data.buffer);
+  const upper = (data: Float32Array<ArrayBuffer>) =>
+    Uint16Array.from(new Uint32Array(data.buffer), (bits) => bits >>> 16);
+  const widened = (halves: Uint16Array) =>
+    new Float32Array(Uint32Array.from(halves, (bits) => bits << 16).buffer);
+
+  const recipe = adamw({ bits: 8, lr: 1e-2 });
+  const quantized = { minQuantizedSize: 0 };
+
+  /** What the reference makes of the same start and gradients. */
+  async function reference(
+    start: Float32Array<ArrayBuffer>,
+    gradients: Float32Array[],
+  ) {
+    const data = start.slice();
+    const optimizer = await createOptimizer(
+      recipe,
+      { w: { data, shape: [data.length] } },
+      { device: "reference", ...quantized },
+    );
+    for (const w of gradients) await optimizer.step({ w });
+    return data;
+  }
+
+  function expectClose(got: Float32Array, wanted: Float32Array, most: number) {
+    expect(got.length).toBe(wanted.length);
+    const worst = got.reduce(
+      (max, x, i) => Math.max(max, Math.abs(x - wanted[i]!)),
+      0,
+    );
+    expect(worst).toBeLessThan(most);
+  }
+
+  for (const options of [{ solo: true }, { solo: false }]) {
+    const shape = options.solo ? "without barriers" : "with barriers";
+
+    test(`a view at an odd offset, ${shape}, changes nothing around it`, async () => {
+      const length = 1003;
+      const offset = 12;
+      const start = values(length, 1);
+      const gradient = values(length, 2);
+      const p = upload(bytesOf(start), offset);
+      const g = upload(bytesOf(gradient), 20);
+      const optimizer = await createOptimizer(
+        recipe,
+        { w: { data: { buffer: p, offset }, shape: [length] } },
+        { device: webgpu(device, options), ...quantized },
+      );
+      await optimizer.step({ w: { buffer: g, offset: 20 } });
+      const after = await download(p);
+      expect(new Uint8Array(after, 0, offset).every((x) => x === 0)).toBe(true);
+      expectClose(
+        new Float32Array(after, offset, length),
+        await reference(start, [gradient]),
+        1e-6,
+      );
+      optimizer.dispose();
+    });
+
+    test(`bfloat16 parameters and gradients, ${shape}`, async () => {
+      for (const length of [1024, 1003]) {
+        const start = upper(values(length, 3));
+        const gradient = upper(values(length, 4));
+        const p = upload(bytesOf(start));
+        const g = upload(bytesOf(gradient));
+        const view = (buffer: GPUBuffer): BufferView => ({
+          buffer,
+          type: "bfloat16",
+        });
+        const optimizer = await createOptimizer(
+          recipe,
+          { w: { data: view(p), shape: [length] } },
+          { device: webgpu(device, options), ...quantized },
+        );
+        await optimizer.step({ w: view(g) });
+        const got = new Uint16Array(await download(p), 0, length);
+        // Half a unit in the last place of 8 bits.
+        expectClose(
+          widened(got),
+          await reference(widened(start), [widened(gradient)]),
+          2 ** -8,
+        );
+        optimizer.dispose();
+      }
+    });
+
+    test(`many tensors share dispatches, ${shape}`, async () => {
+      const lengths = [4096, 8, 260, 1024, 4, 513, 77, 2048, 4096, 300];
+      const starts = lengths.map((length, i) => values(length, i));
+      const gradients = lengths.map((length, i) => values(length, 50 + i));
+      const buffers = starts.map((start) => upload(bytesOf(start)));
+      const optimizer: OptimizerHandle = await createOptimizer(
+        recipe,
+        Object.fromEntries(
+          buffers.map((data, i) => [`t${i}`, { data, shape: [lengths[i]!] }]),
+        ),
+        { device: webgpu(device, options), ...quantized },
+      );
+      const given = Object.fromEntries(
+        gradients.map((gradient, i) => [`t${i}`, upload(bytesOf(gradient))]),
+      );
+      for (let t = 0; t < 2; t++) await optimizer.step(given);
+      for (const [i, start] of starts.entries())
+        expectClose(
+          new Float32Array(await download(buffers[i]!)),
+          await reference(start, [gradients[i]!, gradients[i]!]),
+          1e-5,
+        );
+      optimizer.dispose();
+    });
+  }
+
+  test("a gradient in a buffer of parameters is refused", async () => {
+    const buffer = upload(bytesOf(values(2048, 1)));
+    const optimizer = await createOptimizer(
+      recipe,
+      { w: { data: { buffer }, shape: [1024] } },
+      { device },
+    );
+    await expect(
+      optimizer.step({ w: { buffer, offset: 4096 } }),
+    ).rejects.toThrow("keep gradients in buffers of their own");
+    optimizer.dispose();
+  });
+});
