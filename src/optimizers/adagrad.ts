@@ -37,9 +37,16 @@ export const adagrad8bit = /* @__PURE__ */ defineRecipe(
   adagrad,
   { bits: 8 },
 );
-/** A sum that only grows by less than half a step would stand still if it were rounded to nearest. */
+/**
+ * The map that reaches further down than linear-nozero: nothing averages the
+ * update, so a small v that was rounded up costs more here than in Adam.
+ * Rounded to nearest, a sum that grows by less than half a step would stand still.
+ */
 export const adagrad4bit = /* @__PURE__ */ defineRecipe(
   "adagrad4bit",
   adagrad,
-  { bits: 4, state: { v: { rounding: "stochastic" } } },
+  {
+    bits: 4,
+    state: { v: { codebook: "dynamic-nozero", rounding: "stochastic" } },
+  },
 );

@@ -42,8 +42,16 @@ export const adan32bit = /* @__PURE__ */ defineRecipe("adan32bit", adan, {
 export const adan8bit = /* @__PURE__ */ defineRecipe("adan8bit", adan, {
   bits: 8,
 });
-/** The gradient before stays in 8 bits: its error is the error of a difference. */
+/**
+ * A 50th of a value is less than half a step of 4 bits: rounded to nearest, slow
+ * averages stand still. The gradient before keeps 8 bits: its error is that of
+ * a difference.
+ */
 export const adan4bit = /* @__PURE__ */ defineRecipe("adan4bit", adan, {
   bits: 4,
-  state: { before: { bits: 8 } },
+  state: {
+    m: { rounding: "stochastic" },
+    v: { rounding: "stochastic" },
+    before: { bits: 8 },
+  },
 });

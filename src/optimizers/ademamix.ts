@@ -58,8 +58,12 @@ export const ademamix8bit = /* @__PURE__ */ defineRecipe(
   ademamix,
   { bits: 8 },
 );
+/**
+ * A 10,000th of a value is less than half a step of 4 bits: rounded to nearest,
+ * the slow average would stand still.
+ */
 export const ademamix4bit = /* @__PURE__ */ defineRecipe(
   "ademamix4bit",
   ademamix,
-  { bits: 4 },
+  { bits: 4, state: { m2: { rounding: "stochastic" } } },
 );

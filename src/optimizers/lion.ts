@@ -18,6 +18,11 @@ export const lion32bit = /* @__PURE__ */ defineRecipe("lion32bit", lion, {
 export const lion8bit = /* @__PURE__ */ defineRecipe("lion8bit", lion, {
   bits: 8,
 });
+/**
+ * A 100th of a value is less than half a step of 4 bits: rounded to nearest, m
+ * would stand still.
+ */
 export const lion4bit = /* @__PURE__ */ defineRecipe("lion4bit", lion, {
   bits: 4,
+  state: { m: { rounding: "stochastic" } },
 });

@@ -41,8 +41,12 @@ export const rmsprop8bit = /* @__PURE__ */ defineRecipe(
   rmsprop,
   { bits: 8 },
 );
+/**
+ * The map that reaches further down than linear-nozero: nothing averages the
+ * update, so a small v that was rounded up costs more here than in Adam.
+ */
 export const rmsprop4bit = /* @__PURE__ */ defineRecipe(
   "rmsprop4bit",
   rmsprop,
-  { bits: 4 },
+  { bits: 4, state: { v: { codebook: "dynamic-nozero" } } },
 );

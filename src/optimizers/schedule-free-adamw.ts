@@ -34,7 +34,8 @@ export const scheduleFreeAdamw = /* @__PURE__ */ defineOptimizer({
   },
 });
 
-// `away` moves by little steps that nearest rounding would swallow.
+// `away` moves by little steps that nearest rounding would swallow. At 4 bits v
+// has the map that reaches further down, since no average hides its errors.
 export const scheduleFreeAdamw32bit = /* @__PURE__ */ defineRecipe(
   "scheduleFreeAdamw32bit",
   scheduleFreeAdamw,
@@ -48,5 +49,11 @@ export const scheduleFreeAdamw8bit = /* @__PURE__ */ defineRecipe(
 export const scheduleFreeAdamw4bit = /* @__PURE__ */ defineRecipe(
   "scheduleFreeAdamw4bit",
   scheduleFreeAdamw,
-  { bits: 4, state: { away: { rounding: "stochastic" } } },
+  {
+    bits: 4,
+    state: {
+      away: { rounding: "stochastic" },
+      v: { codebook: "dynamic-nozero" },
+    },
+  },
 );
