@@ -174,4 +174,24 @@ describeGpu("the WebGPU engine", () => {
     ).rejects.toThrow("keep gradients in buffers of their own");
     optimizer.dispose();
   });
+
+  test("a lost device gives one clear error from every call", async () => {
+    const lost = await openDevice();
+    const optimizer = await createOptimizer(
+      recipe,
+      { w: { data: values(64, 1), shape: [64] } },
+      { device: lost },
+    );
+    lost.destroy();
+    await lost.lost;
+    for (const call of [
+      () => optimizer.step({ w: values(64, 2) }),
+      async () => optimizer.stats(),
+      () => optimizer.state("w"),
+    ])
+      await expect(call()).rejects.toThrow(
+        /webgpu: the device was lost \(destroyed.*load the last checkpoint/,
+      );
+    optimizer.dispose();
+  });
 });
