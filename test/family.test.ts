@@ -661,6 +661,19 @@ describe("an option changes what it should, and nothing else", () => {
     expect(memory.stateBytes).toBe(4 * (24 + 40 + 3 * (8 + 10) + 50));
   });
 
+  test("an average of the parameters goes with every form", async () => {
+    const averaged = lowbit.withAverage(lowbit.adamw);
+    for (const amsgrad of [false, true]) {
+      const plain = await run(lowbit.adamw({ amsgrad, beta2: 0.9 }));
+      const { data, states } = await run(averaged({ amsgrad, beta2: 0.9 }));
+      expect(same(data, plain.data)).toBe(true);
+      for (const one of states) {
+        expect("vmax" in one).toBe(amsgrad);
+        expect(one).toHaveProperty("average");
+      }
+    }
+  });
+
   test("an override may choose another form for some tensors", async () => {
     const data = byName(startOf);
     const optimizer = await createOptimizer(
