@@ -158,8 +158,28 @@ test("the documented optimizer does what its text says", async () => {
   expect(data[1]).toBeCloseTo(-2 + 0.1 + 0.1, 6);
 });
 
+/** Recipes, and the forms that options choose. */
+const forms: [string, (options: object) => Recipe][] = [
+  ...recipes,
+  ...[
+    { name: "adam", amsgrad: true },
+    { name: "adamw", amsgrad: true },
+    { name: "rmsprop", momentum: 0.9 },
+    { name: "adafactor", beta1: 0.9 },
+    { name: "lamb", maxUnorm: 1 },
+    { name: "lars", maxUnorm: 0.02 },
+    { name: "sm3", momentum: 0 },
+  ].flatMap(({ name, ...chosen }) =>
+    [32, 8, 4].map((bits): [string, (options: object) => Recipe] => [
+      `${name}${bits}bit with ${Object.keys(chosen).join()}`,
+      (options) =>
+        lowbit.optimizerByName(`${name}${bits}bit`)({ ...chosen, ...options }),
+    ]),
+  ),
+];
+
 describe("gradients of zero", () => {
-  for (const [name, factory] of recipes)
+  for (const [name, factory] of forms)
     test(`${name} leaves parameters alone for 1,000 steps`, async () => {
       const data = starts();
       const optimizer = await open(factory({ weightDecay: 0, lr: 0.1 }), data, {
@@ -175,7 +195,7 @@ describe("gradients of zero", () => {
         expect(bitsOf(data[one as Name])).toEqual(bitsOf(start));
     });
 
-  for (const [name, factory] of recipes)
+  for (const [name, factory] of forms)
     test(`${name} leaves alone what never has a gradient beside what has`, async () => {
       const data = starts();
       const optimizer = await open(factory({ weightDecay: 0, lr: 0.1 }), data, {
@@ -264,18 +284,29 @@ describe("low bits learn like 32, on the characters of lib.es5.d.ts", () => {
     ]);
   });
 
-  for (const [name, lr] of Object.entries(rates))
-    test(`${name}`, async () => {
-      const run = (bits: number) =>
-        train(lowbit.optimizerByName(`${name}${bits}bit`)({ lr }), steps);
-      const { before, after } = await run(32);
-      const eight = (await run(8)).after - after;
-      const four = (await run(4)).after - after;
-      rows.push(
-        `${name.padEnd(18)} ${after.toFixed(3)} ${eight.toFixed(4).padStart(8)} ${four.toFixed(4).padStart(8)}`,
-      );
-      expect(after).toBeLessThan(before - 1.5);
-      expect(Math.abs(eight)).toBeLessThan(0.03);
-      expect(four).toBeLessThan(0.15);
-    });
+  const forms: [title: string, name: string, options: object][] = [
+    ...Object.entries(rates).map(([name, lr]): (typeof forms)[number] => [
+      name,
+      name,
+      { lr },
+    ]),
+    ["adamw, amsgrad", "adamw", { lr: 0.01, amsgrad: true }],
+    ["rmsprop, momentum", "rmsprop", { lr: 0.001, momentum: 0.9 }],
+    ["adafactor, beta1", "adafactor", { lr: 0.1, beta1: 0.9 }],
+    ["lamb, maxUnorm", "lamb", { lr: 0.01, maxUnorm: 1 }],
+    ["lars, maxUnorm", "lars", { lr: 0.5, maxUnorm: 0.02 }],
+  ];
+  test.each(forms)("%s", async (title, name, options) => {
+    const run = (bits: number) =>
+      train(lowbit.optimizerByName(`${name}${bits}bit`)(options), steps);
+    const { before, after } = await run(32);
+    const eight = (await run(8)).after - after;
+    const four = (await run(4)).after - after;
+    rows.push(
+      `${title.padEnd(18)} ${after.toFixed(3)} ${eight.toFixed(4).padStart(8)} ${four.toFixed(4).padStart(8)}`,
+    );
+    expect(after).toBeLessThan(before - 1.5);
+    expect(Math.abs(eight)).toBeLessThan(0.03);
+    expect(four).toBeLessThan(0.15);
+  });
 });

@@ -254,28 +254,28 @@ describe.each(["reference", "wasm"] as const)("on %s", (device) => {
         expectNear(name, data[name], expected[name], startOf(name));
     },
   );
+});
 
-  test("the published algorithms are told apart: none passes for another", async () => {
-    const lr = 0.01;
-    const run = (algorithm: published.Algorithm) => {
-      const p = Float64Array.from(startOf("matrix"));
-      const rule = algorithm(p, shapes.matrix);
-      for (let t = 1; t <= 20; t++)
-        rule(Float64Array.from(gradientOf("matrix", t)), rate(lr)(t), t);
-      return p;
-    };
-    const results = cases.map(([, , algorithm]) => run(algorithm));
-    results.forEach((one, i) =>
-      results.slice(i + 1).forEach((other, j) => {
-        const far = one.some(
-          (value, k) =>
-            Math.abs(value - other[k]!) >
-            tolerance * Math.max(0.01, Math.abs(value)),
-        );
-        expect(far, `${cases[i]![0]} and ${cases[i + 1 + j]![0]}`).toBe(true);
-      }),
-    );
-  });
+test("the published algorithms are told apart: none passes for another", async () => {
+  const lr = 0.01;
+  const run = (algorithm: published.Algorithm) => {
+    const p = Float64Array.from(startOf("matrix"));
+    const rule = algorithm(p, shapes.matrix);
+    for (let t = 1; t <= 20; t++)
+      rule(Float64Array.from(gradientOf("matrix", t)), rate(lr)(t), t);
+    return p;
+  };
+  const results = cases.map(([, , algorithm]) => run(algorithm));
+  results.forEach((one, i) =>
+    results.slice(i + 1).forEach((other, j) => {
+      const far = one.some(
+        (value, k) =>
+          Math.abs(value - other[k]!) >
+          tolerance * Math.max(0.01, Math.abs(value)),
+      );
+      expect(far, `${cases[i]![0]} and ${cases[i + 1 + j]![0]}`).toBe(true);
+    }),
+  );
 });
 
 /** float32 rounds 200 times, half an ulp each, of the parameter as it was. */
