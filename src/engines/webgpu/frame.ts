@@ -9,10 +9,12 @@ import { printWgsl } from "../../formula/wgsl.ts";
 import { encodeFunction } from "./encode.ts";
 import {
   carriesGradient,
+  isStochasticHalf,
   kernelShape,
   type KernelShape,
   type KernelSpec,
   type QuantizedState,
+  type StateSpec,
 } from "./kernel.ts";
 import { loadFunctions, storeFunctions } from "./operands.ts";
 
@@ -46,6 +48,7 @@ function generate(spec: KernelSpec): string {
     helpers,
     tableFunctions(shape),
     ...shape.quantized.map(codeFunctions),
+    ...shape.halves.map(halfFunctions),
     loadFunctions(shape),
     storeFunctions(shape),
     advanceFunction(shape),
@@ -217,7 +220,7 @@ const skipped = ({ spec }: KernelShape) =>
   spec.guarded ? `atomicLoad(&report[${reportWords.skip}]) != 0u` : "false";
 
 function declarations(shape: KernelShape): string {
-  const { spec, quantized, floats, fields, tables, quads } = shape;
+  const { spec, quantized, halves, floats, fields, tables, quads } = shape;
   const isFloat = (field: string) => /^u\d+$/.test(field);
   return `
 struct Segment {
@@ -235,7 +238,7 @@ struct Job {
 @group(0) @binding(0) var<uniform> job: Job;
 ${quantized.length > 0 ? `@group(0) @binding(1) var<storage, read> tables: array<i32, ${tables.length}>;` : ""}
 @group(0) @binding(2) var<storage, read_write> report: array<atomic<u32>>;
-${quantized.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32>;` : ""}
+${quantized.length + halves.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32>;` : ""}
 ${floats.length > 0 ? `@group(0) @binding(4) var<storage, read_write> floats: array<vec4f>;` : ""}
 var<private> here: Segment;
 
@@ -307,6 +310,26 @@ fn encode_${name}(x: vec4f, index: u32) -> u32 {
 }`;
 }
 
+/** Four 16-bit values of one state, from two words and back. */
+function halfFunctions({ name, format }: StateSpec): string {
+  const more = isStochasticHalf(format)
+    ? `random_bits(here.${name}_key, index) >> vec4u(16u)`
+    : "vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u))";
+  return `
+fn load_${name}(quad: u32) -> vec4f {
+  let low = codes[here.${name}_at + 2u * quad];
+  let high = codes[here.${name}_at + 2u * quad + 1u];
+  return bitcast<vec4f>(vec4u(low << 16u, low & 0xffff0000u, high << 16u, high & 0xffff0000u));
+}
+fn store_${name}(quad: u32, value: vec4f) {
+  let bits = bitcast<vec4u>(value);
+  let index = 4u * quad + here.index;
+  let halves = (bits + (${more})) >> vec4u(16u);
+  codes[here.${name}_at + 2u * quad] = halves.x | (halves.y << 16u);
+  codes[here.${name}_at + 2u * quad + 1u] = halves.z | (halves.w << 16u);
+}`;
+}
+
 const perQuad = <T>({ quads }: KernelShape, part: (k: number) => T): T[] =>
   Array.from({ length: quads }, (_, k) => part(k));
 
@@ -334,7 +357,7 @@ function advanceFunction(shape: KernelShape): string {
   let quad${k} = at * ${quads}u + ${k}u;
   let p${k} = load_p(quad${k});
   let g${k} = load_g(quad${k})${clip ? ` * bitcast<f32>(atomicLoad(&report[${reportWords.factor}]))` : ""};
-${states.map((state) => loadState(shape, state.index, k)).join("\n")}
+${states.map((state) => loadState(shape, state, k)).join("\n")}
 ${fresh.statements.map((line) => `  ${line}`).join("\n")}
 ${states.map(({ name }, i) => `  var new_${name}${k} = ${masked ? `select(vec4f(0.0), ${fresh.results[i]}, inside(quad${k}))` : fresh.results[i]};`).join("\n")}`;
   };
@@ -421,9 +444,14 @@ function loadCodes(shape: KernelShape, state: QuantizedState): string {
   ].join("\n");
 }
 
-function loadState(shape: KernelShape, index: number, k: number): string {
+function loadState(
+  shape: KernelShape,
+  { name, index, format }: StateSpec,
+  k: number,
+): string {
+  if (format.bits === 16)
+    return `  let old_${name}${k} = load_${name}(quad${k});`;
   const state = shape.quantized.find((one) => one.index === index);
-  const { name } = shape.states[index]!;
   if (!state)
     return `  let old_${name}${k} = floats[here.${name}_at + quad${k}];`;
   const word = Math.floor((k * state.width) / 8);
@@ -433,7 +461,7 @@ function loadState(shape: KernelShape, index: number, k: number): string {
 
 /** The states' new form; scales are stored apart, when nobody reads the old ones. */
 function storeStates(shape: KernelShape): string {
-  const { quantized, floats } = shape;
+  const { quantized, halves, floats } = shape;
   const store = (state: QuantizedState) => {
     const { name, width, zeroCode } = state;
     const count = codeWords(shape, state);
@@ -486,6 +514,7 @@ ${
 }
 fn store_states(at: u32, lane: Lane${quantized.map(({ name }) => `, peak_${name}: u32`).join("")}) {
 ${floats.map(({ name }) => perQuad(shape, (k) => `  ${k > 0 ? `if (any(inside(at * ${shape.quads}u + ${k}u))) { ` : ""}floats[here.${name}_at + at * ${shape.quads}u + ${k}u] = lane.${name}${k};${k > 0 ? " }" : ""}`).join("\n")).join("\n")}
+${halves.map(({ name }) => perQuad(shape, (k) => `  ${k > 0 ? `if (any(inside(at * ${shape.quads}u + ${k}u))) { ` : ""}store_${name}(at * ${shape.quads}u + ${k}u, lane.${name}${k});${k > 0 ? " }" : ""}`).join("\n")).join("\n")}
 ${quantized.map(store).join("\n")}
 }`;
 }

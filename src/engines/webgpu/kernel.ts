@@ -70,9 +70,12 @@ export interface QuantizedState extends StateSpec {
 
 export interface KernelShape {
   readonly spec: KernelSpec;
+  /** States of a value per element. */
   readonly states: readonly StateSpec[];
   readonly quantized: readonly QuantizedState[];
   readonly floats: readonly StateSpec[];
+  /** 16-bit states; they lie with the codes. */
+  readonly halves: readonly StateSpec[];
   /** vec4f an invocation; it owns the words of codes of 4 * quads elements. */
   readonly quads: number;
   /** Words of 4 * quads elements that one invocation takes in turn; 1 unless solo. */
@@ -91,11 +94,9 @@ export const jobHeader = 16;
 
 export function kernelShape(spec: KernelSpec): KernelShape {
   const { program, formats, workgroup } = spec;
-  const states = program.states.map((name, index): StateSpec => ({
-    name,
-    index,
-    format: formats[index]!,
-  }));
+  const states = program.states
+    .map((name, index): StateSpec => ({ name, index, format: formats[index]! }))
+    .filter(({ index }) => program.stateShapes[index] === "element");
   const isBlock = ({ format }: StateSpec) =>
     format.kind === "quantized" && format.scale === "block";
   const blocks = states
@@ -104,7 +105,7 @@ export function kernelShape(spec: KernelSpec): KernelShape {
   // Whole words: a word of narrow codes holds more than four elements. And a
   // block lies within a workgroup.
   const widths = states.map(({ format }) =>
-    format.kind === "float" ? 32 : storedBits(format.bits),
+    format.kind === "float" ? format.bits : storedBits(format.bits),
   );
   const quads = Math.max(
     spec.quads,
@@ -171,7 +172,8 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     spec,
     states,
     quantized,
-    floats: states.filter(({ format }) => format.kind === "float"),
+    floats: states.filter(({ format }) => format.bits === 32),
+    halves: states.filter(({ format }) => format.bits === 16),
     quads,
     run,
     peaks,
@@ -194,12 +196,17 @@ function segmentFields(
     else fields.push(`${name}_peak`, `${name}_next`, `${name}_spare`);
     if (gapsAt !== undefined) fields.push(`${name}_key`);
   }
+  for (const { name, format } of states)
+    if (isStochasticHalf(format)) fields.push(`${name}_key`);
   if (spec.parameterRounding === "stochastic") fields.push("p_key");
   for (let i = 0; i < spec.program.uniformCount; i++) fields.push(`u${i}`);
   // A list in uniform memory has strides of 16 bytes.
   for (let i = 0; fields.length % 4 !== 0; i++) fields.push(`pad${i}`);
   return fields;
 }
+
+export const isStochasticHalf = (format: Format): boolean =>
+  format.bits === 16 && format.rounding === "stochastic";
 
 /** Bytes of the job list that a kernel is bound to. */
 export function jobBytes({ spec, fields }: KernelShape): number {

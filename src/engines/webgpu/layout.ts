@@ -8,6 +8,8 @@ import type { Piece } from "./plan.ts";
 /** One state of a piece. */
 export type StatePlace =
   | { readonly kind: "float"; readonly at: Place }
+  /** 16 bits a value, with the codes. */
+  | { readonly kind: "half"; readonly at: Place }
   | {
       readonly kind: "quantized";
       readonly codes: Place;
@@ -40,6 +42,10 @@ export function placeTensor(
     let codeSize = 0;
     let floatSize = 0;
     const relative = formats.map((format) => {
+      if (format.bits === 16) {
+        codeSize += 2 * padded;
+        return { at: codeSize - 2 * padded };
+      }
       if (format.kind === "float") {
         const at = floatSize;
         floatSize += 4 * padded;
@@ -67,7 +73,9 @@ export function placeTensor(
       states: formats.map((format, i): StatePlace => {
         const { at, scalesAt } = relative[i]!;
         if (format.kind === "float")
-          return { kind: "float", at: shifted(float!, at) };
+          return format.bits === 16
+            ? { kind: "half", at: shifted(code!, at) }
+            : { kind: "float", at: shifted(float!, at) };
         return {
           kind: "quantized",
           codes: shifted(code!, at),
@@ -89,7 +97,8 @@ function pieceLength(
   let codeBits = 0;
   let floatBytes = 0;
   for (const format of formats)
-    if (format.kind === "float") floatBytes += 4;
+    if (format.bits === 16) codeBits += 16;
+    else if (format.kind === "float") floatBytes += 4;
     else
       codeBits +=
         8 * codeBytes(format.bits, 1) +

@@ -66,7 +66,7 @@ export function bindGroupLayout(
 }
 
 export function kernelBindings(shape: KernelShape): Entry[] {
-  const { spec, quantized, floats } = shape;
+  const { spec, quantized, halves, floats } = shape;
   const slots = (after: number, type: GPUBufferBindingType) =>
     Array.from({ length: spec.slots }, (_, slot) => ({
       binding: firstSlotBinding + after + slot,
@@ -75,10 +75,10 @@ export function kernelBindings(shape: KernelShape): Entry[] {
   return [
     { binding: 0, type: "uniform" },
     ...(quantized.length > 0
-      ? ([
-          { binding: 1, type: "read-only-storage" },
-          { binding: 3, type: "storage" },
-        ] as const)
+      ? ([{ binding: 1, type: "read-only-storage" }] as const)
+      : []),
+    ...(quantized.length + halves.length > 0
+      ? ([{ binding: 3, type: "storage" }] as const)
       : []),
     { binding: 2, type: "storage" },
     ...(floats.length > 0 ? ([{ binding: 4, type: "storage" }] as const) : []),
@@ -90,10 +90,10 @@ export function kernelBindings(shape: KernelShape): Entry[] {
 /** How many tensors in buffers of their own one dispatch can take. */
 export function slotLimit(
   device: GPUDevice,
-  { quantized, floats }: Pick<KernelShape, "quantized" | "floats">,
+  shape: KernelShape,
 ): number {
-  const taken =
-    1 + (quantized.length > 0 ? 2 : 0) + (floats.length > 0 ? 1 : 0);
+  // Beside uniforms and the slots themselves.
+  const taken = kernelBindings(shape).length - 1 - 2 * shape.spec.slots;
   const { maxStorageBuffersPerShaderStage: most } = device.limits;
   return Math.max(1, Math.min(7, Math.floor((most - taken) / 2)));
 }

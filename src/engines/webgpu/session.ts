@@ -1,3 +1,4 @@
+import { fromBfloat16, toBfloat16 } from "../../formats/bfloat16.ts";
 import { stateBytes, zeroCode } from "../../formats/format.ts";
 import { codeBytes, storedBits } from "../../formats/pack.ts";
 import { mix } from "../../formats/random.ts";
@@ -22,6 +23,7 @@ import {
 import { fillCodes } from "./fill.ts";
 import { reportHeader, reportWords } from "./frame.ts";
 import {
+  isStochasticHalf,
   jobHeader,
   kernelShape,
   tileElements,
@@ -323,7 +325,7 @@ export class WebGPUSession implements Session {
       pieces.flatMap(({ states, length }) =>
         states.flatMap((place, s) => {
           const format = plan.formats[s]!;
-          if (place.kind === "float" || format.kind === "float") return [];
+          if (place.kind !== "quantized" || format.kind === "float") return [];
           const zero = zeroCode(format);
           if (zero === 0) return [];
           const width = storedBits(format.bits);
@@ -513,10 +515,12 @@ export class WebGPUSession implements Session {
       { binding: 2, resource: { buffer: this.#report } },
     ];
     if (kernel.tables)
-      entries.push(
-        { binding: 1, resource: { buffer: kernel.tables } },
-        { binding: 3, resource: { buffer: this.#codes.buffer(codesChunk) } },
-      );
+      entries.push({ binding: 1, resource: { buffer: kernel.tables } });
+    if (codesChunk >= 0)
+      entries.push({
+        binding: 3,
+        resource: { buffer: this.#codes.buffer(codesChunk) },
+      });
     if (shape.floats.length > 0)
       entries.push({
         binding: 4,
@@ -575,6 +579,8 @@ export class WebGPUSession implements Session {
       piece.states.forEach((place, s) => {
         const name = plan.program.states[s]!;
         if (place.kind === "float") values[`${name}_at`] = place.at.offset / 16;
+        else if (place.kind === "half")
+          values[`${name}_at`] = place.at.offset / 4;
         else {
           values[`${name}_at`] = place.codes.offset / 4;
           if (place.scales) values[`${name}_scales`] = place.scales.offset / 4;
@@ -712,7 +718,7 @@ export class WebGPUSession implements Session {
     const words = new Uint32Array(this.#jobData);
     const floats = new Float32Array(this.#jobData);
     for (const { kernel, batch, job } of dispatches) {
-      const { fields, quantized, spec } = kernel.shape;
+      const { fields, quantized, halves, spec } = kernel.shape;
       const at = (name: string) => fields.indexOf(name);
       const u0 = at("u0");
       batch.segments.forEach(({ piece }, i) => {
@@ -721,6 +727,9 @@ export class WebGPUSession implements Session {
         if (uniforms.length > 0) floats.set(uniforms, base + u0);
         if (spec.parameterRounding === "stochastic")
           words[base + at("p_key")] = mix((keys[0] ?? 0) ^ 0x9e3779b9);
+        for (const { name, index, format } of halves)
+          if (isStochasticHalf(format))
+            words[base + at(`${name}_key`)] = keys[index]!;
         const turn = this.#turns[piece.tensor]!;
         for (const { name, index, gapsAt } of quantized) {
           if (gapsAt !== undefined)
@@ -817,6 +826,22 @@ export class WebGPUSession implements Session {
     const format = plan.formats[state]!;
     const total = (bytesOf: (length: number) => number) =>
       pieces.reduce((sum, { length }) => sum + bytesOf(length), 0);
+    if (format.bits === 16) {
+      const bytes = await this.#readBytes(
+        pieces.map(({ states, length }) => {
+          const { at } = states[state] as { at: Place };
+          return {
+            buffer: this.#codes.buffer(at.chunk),
+            offset: at.offset,
+            bytes: 2 * length,
+          };
+        }),
+      );
+      return {
+        kind: "float",
+        values: Float32Array.from(new Uint16Array(bytes), fromBfloat16),
+      };
+    }
     if (format.kind === "float") {
       const bytes = await this.#readBytes(
         pieces.map(({ states, length }) => {
@@ -920,6 +945,16 @@ export class WebGPUSession implements Session {
           place.at.offset,
           stored.values.slice(start, start + length),
         );
+      if (stored.kind === "float" && place.kind === "half") {
+        const halves = new Uint16Array(alignUp(length, 2));
+        for (let i = 0; i < length; i++)
+          halves[i] = toBfloat16(stored.values[start + i]!);
+        queue.writeBuffer(
+          this.#codes.buffer(place.at.chunk),
+          place.at.offset,
+          halves,
+        );
+      }
       if (
         stored.kind !== "quantized" ||
         place.kind !== "quantized" ||
@@ -1044,7 +1079,7 @@ function programId(program: Program): number {
 
 const formatKey = (format: TensorPlan["formats"][number]): string =>
   format.kind === "float"
-    ? "float"
+    ? `${format.bits} ${format.rounding}`
     : JSON.stringify({ ...format, values: [...format.values] });
 
 const samePlan = (a: Plan["gradients"], b: Plan["gradients"]): boolean =>
