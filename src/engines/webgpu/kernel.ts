@@ -10,6 +10,7 @@ import { thresholds } from "../../formats/encode.ts";
 import type { Program } from "../../formula/program.ts";
 import { inputsOf } from "../../formula/program.ts";
 import { shaderTable, tableWords, type ShaderTable } from "./encode.ts";
+import { isRank1, takesOf, tileFields, usesSmall, type Take } from "./small.ts";
 
 /** How a parameter or gradient is stored; arithmetic is always float32. */
 export type ElementType = "float32" | "float16" | "bfloat16";
@@ -76,6 +77,10 @@ export interface KernelShape {
   readonly floats: readonly StateSpec[];
   /** 16-bit states; they lie with the codes. */
   readonly halves: readonly StateSpec[];
+  /** What each pass before the update takes. */
+  readonly passes: readonly (readonly Take[])[];
+  /** Whether anything is read that is not per element. */
+  readonly small: boolean;
   /** vec4f an invocation; it owns the words of codes of 4 * quads elements. */
   readonly quads: number;
   /** Words of 4 * quads elements that one invocation takes in turn; 1 unless solo. */
@@ -174,6 +179,8 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     quantized,
     floats: states.filter(({ format }) => format.bits === 32),
     halves: states.filter(({ format }) => format.bits === 16),
+    passes: takesOf(program, formats),
+    small: usesSmall(program, formats),
     quads,
     run,
     peaks,
@@ -193,17 +200,36 @@ function segmentFields(
   for (const { name } of states) fields.push(`${name}_at`);
   for (const { name, format, gapsAt } of quantized) {
     if (format.scale === "block") fields.push(`${name}_scales`);
+    else if (isRank1(format)) fields.push(...rank1Fields(name));
     else fields.push(`${name}_peak`, `${name}_next`, `${name}_spare`);
     if (gapsAt !== undefined) fields.push(`${name}_key`);
   }
   for (const { name, format } of states)
     if (isStochasticHalf(format)) fields.push(`${name}_key`);
   if (spec.parameterRounding === "stochastic") fields.push("p_key");
+  if (usesSmall(spec.program, spec.formats)) {
+    fields.push(...tileFields);
+    spec.program.small.forEach((small, index) => {
+      if (small) fields.push(`n${index}`);
+    });
+    const passes = takesOf(spec.program, spec.formats);
+    passes.forEach((takes, pass) =>
+      takes.forEach((_, i) => fields.push(`t${pass}_${i}`)),
+    );
+  }
   for (let i = 0; i < spec.program.uniformCount; i++) fields.push(`u${i}`);
   // A list in uniform memory has strides of 16 bytes.
   for (let i = 0; fields.length % 4 !== 0; i++) fields.push(`pad${i}`);
   return fields;
 }
+
+/** Where the scales of leading axes and of the last one begin: old ones, new ones. */
+export const rank1Fields = (name: string): string[] => [
+  `${name}_lead`,
+  `${name}_last`,
+  `${name}_next_lead`,
+  `${name}_next_last`,
+];
 
 export const isStochasticHalf = (format: Format): boolean =>
   format.bits === 16 && format.rounding === "stochastic";

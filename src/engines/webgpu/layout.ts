@@ -10,6 +10,8 @@ export type StatePlace =
   | { readonly kind: "float"; readonly at: Place }
   /** 16 bits a value, with the codes. */
   | { readonly kind: "half"; readonly at: Place }
+  /** Not per element: with the tensor and not with its pieces, see small.ts. */
+  | { readonly kind: "small" }
   | {
       readonly kind: "quantized";
       readonly codes: Place;
@@ -28,20 +30,23 @@ const pieceStep = 65536;
 const padding = 16;
 
 export function placeTensor(
-  { size, formats }: Pick<TensorPlan, "size" | "formats">,
+  { size, formats, program }: TensorPlan,
   tensor: number,
   codes: Arena,
   floats: Arena,
   bindingBytes: number,
 ): PlacedPiece[] {
-  const most = pieceLength(formats, codes, floats, bindingBytes);
+  const small = formats.map((_, s) => program.stateShapes[s] !== "element");
+  const each = formats.filter((_, s) => !small[s]);
+  const most = pieceLength(each, codes, floats, bindingBytes);
   const pieces: PlacedPiece[] = [];
   for (let start = 0; start < size; start += most) {
     const length = Math.min(most, size - start);
     const padded = alignUp(length, padding);
     let codeSize = 0;
     let floatSize = 0;
-    const relative = formats.map((format) => {
+    const relative = formats.map((format, s) => {
+      if (small[s]) return { at: 0 };
       if (format.bits === 16) {
         codeSize += 2 * padded;
         return { at: codeSize - 2 * padded };
@@ -71,6 +76,7 @@ export function placeTensor(
       codesChunk: code?.chunk ?? -1,
       floatsChunk: float?.chunk ?? -1,
       states: formats.map((format, i): StatePlace => {
+        if (small[i]) return { kind: "small" };
         const { at, scalesAt } = relative[i]!;
         if (format.kind === "float")
           return format.bits === 16

@@ -2,6 +2,7 @@ import { fromBfloat16, toBfloat16 } from "../../formats/bfloat16.ts";
 import { stateBytes, zeroCode } from "../../formats/format.ts";
 import { codeBytes, storedBits } from "../../formats/pack.ts";
 import { mix } from "../../formats/random.ts";
+import { leadingSpread } from "../../formats/rank1.ts";
 import type { Program } from "../../formula/program.ts";
 import type {
   EngineOptions,
@@ -12,6 +13,7 @@ import type {
   StoredState,
   TensorPlan,
 } from "../engine.ts";
+import { stateLength } from "../engine.ts";
 import {
   alignment,
   alignUp,
@@ -31,9 +33,18 @@ import {
 } from "./kernel.ts";
 import { placeTensor, type PlacedPiece } from "./layout.ts";
 import { NormPass } from "./norm-pass.ts";
-import { elementBytes, firstSlotBinding } from "./operands.ts";
+import { elementBytes, firstSlotBinding, smallBinding } from "./operands.ts";
 import { createKernel, slotLimit, type Kernel } from "./pipelines.ts";
 import { pack, rangeOf, type Batch, type Range } from "./plan.ts";
+import { passWorkgroup } from "./reduce.ts";
+import {
+  isRank1,
+  lowestBits,
+  placeSmall,
+  smallFields,
+  type SmallPlaces,
+} from "./small.ts";
+import { SmallSteps, type SmallTensor } from "./small-steps.ts";
 
 /** How a session runs on its device; the defaults are what was measured best. */
 export interface Tuning {
@@ -67,6 +78,8 @@ interface Tensor {
   readonly gradient: Required<BufferView> | undefined;
   /** First word of each state's scales in the report buffer, with one scale a tensor. */
   readonly peaks: readonly (number | undefined)[];
+  /** Where lies what is not per element. */
+  readonly small: SmallPlaces | undefined;
 }
 
 interface Dispatch {
@@ -74,6 +87,8 @@ interface Dispatch {
   readonly batch: Batch<PlacedPiece>;
   readonly bindGroup: GPUBindGroup;
   readonly groups: [number, number];
+  /** Of a pass before the update. */
+  readonly tiles: [number, number];
   /** Byte offset of its job in the jobs. */
   readonly job: number;
 }
@@ -97,6 +112,7 @@ export class WebGPUSession implements Session {
   #tensors: Tensor[] = [];
   #codes: Arena;
   #floats: Arena;
+  #smalls: Arena;
   #parameters: Arena;
   #gradients: Arena;
   #report!: GPUBuffer;
@@ -111,6 +127,7 @@ export class WebGPUSession implements Session {
   #plan: Plan | undefined;
   readonly #spare: [GPUBuffer?, GPUBuffer?] = [];
   #norm: NormPass | undefined;
+  #small: SmallSteps | undefined;
   /** Which of three words holds the scales of whole tensors, by tensor. */
   #turns: number[] = [];
   #disposed = false;
@@ -139,6 +156,7 @@ export class WebGPUSession implements Session {
     const limit = Math.min(maxBufferSize, maxStorageBufferBindingSize);
     this.#codes = new Arena(limit);
     this.#floats = new Arena(limit);
+    this.#smalls = new Arena(limit);
     this.#parameters = new Arena(maxBufferSize);
     this.#gradients = new Arena(maxBufferSize);
   }
@@ -188,16 +206,24 @@ export class WebGPUSession implements Session {
           ? undefined
           : resolveView(parameter, size, `parameter '${plan.name}'`);
       const own = resident || !view;
+      const pieces = placeTensor(
+        plan,
+        index,
+        this.#codes,
+        this.#floats,
+        maxStorageBufferBindingSize,
+      );
+      const small = placeSmall(
+        plan,
+        passWorkgroup(this.#tuning.solo),
+        pieces.length,
+        this.#smalls,
+      );
       return {
         plan,
         key: `${programId(program)} ${formats.map(formatKey).join(" ")}`,
-        pieces: placeTensor(
-          plan,
-          index,
-          this.#codes,
-          this.#floats,
-          maxStorageBufferBindingSize,
-        ),
+        pieces: pieces.map((piece) => ({ ...piece, smallChunk: small?.chunk })),
+        small,
         given: view,
         own: own ? this.#parameters.place(Math.max(4, 4 * size)) : undefined,
         ownGradient:
@@ -216,6 +242,7 @@ export class WebGPUSession implements Session {
     await this.#scoped("the states", () => {
       this.#codes.create(device, "lowbit codes");
       this.#floats.create(device, "lowbit float32 states");
+      this.#smalls.create(device, "lowbit rows and columns");
       this.#parameters.create(device, "lowbit parameters");
       this.#gradients.create(device, "lowbit gradients");
       const { STORAGE, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
@@ -309,6 +336,7 @@ export class WebGPUSession implements Session {
     const bytes =
       this.#codes.bytes +
       this.#floats.bytes +
+      this.#smalls.bytes +
       this.#parameters.bytes +
       this.#gradients.bytes;
     if (memory ?? thrown)
@@ -340,7 +368,15 @@ export class WebGPUSession implements Session {
         }),
       ),
     );
-    fillCodes(this.#device, regions);
+    const maxima = this.#tensors.flatMap(({ small }) =>
+      (small?.lowest ?? []).map(({ at, words }) => ({
+        buffer: this.#smalls.buffer(small!.chunk),
+        offset: 4 * at,
+        words,
+        value: lowestBits,
+      })),
+    );
+    fillCodes(this.#device, [...regions, ...maxima]);
   }
 
   /** Compiles what steps will need, as if gradients lay as the parameters do. */
@@ -348,6 +384,13 @@ export class WebGPUSession implements Session {
     const { clip, skip } = this.#options;
     if (clip || skip === "step")
       this.#norm = await NormPass.create(this.#device, this.#report);
+    this.#small = await SmallSteps.create(
+      this.#device,
+      this.#report,
+      this.#smalls,
+      this.#smallTensors(() => true),
+      this.#tuning.solo,
+    );
     const work = this.#tensors.flatMap((tensor) =>
       tensor.pieces.length > 0
         ? { tensor, gradient: { ...tensor.parameter } }
@@ -357,6 +400,12 @@ export class WebGPUSession implements Session {
       this.#batches(work).map(({ key, spec }) => this.#kernel(key, spec)),
     );
     await Promise.all(this.#kernels.values());
+  }
+
+  #smallTensors(wanted: (index: number) => boolean): SmallTensor[] {
+    return this.#tensors.flatMap(({ key, plan, small: places }, index) =>
+      places && wanted(index) ? [{ index, key, plan, places }] : [],
+    );
   }
 
   #kernel(key: string, spec: KernelSpec): Promise<Kernel> {
@@ -482,6 +531,7 @@ export class WebGPUSession implements Session {
     }
     this.#reserveJobs(alignUp(jobBytes));
     const dispatches = drafts.map((draft) => this.#dispatch(draft));
+    this.#small?.plan(this.#smallTensors((i) => gradients[i] !== undefined));
     return { gradients, dispatches, jobBytes };
   }
 
@@ -506,7 +556,7 @@ export class WebGPUSession implements Session {
     const { shape } = kernel;
     const { slots } = shape.spec;
     checkAliases(batch, this.#tensors);
-    const { codesChunk, floatsChunk } = batch.segments[0]!.piece;
+    const { codesChunk, floatsChunk, smallChunk } = batch.segments[0]!.piece;
     const entries: GPUBindGroupEntry[] = [
       {
         binding: 0,
@@ -525,6 +575,11 @@ export class WebGPUSession implements Session {
       entries.push({
         binding: 4,
         resource: { buffer: this.#floats.buffer(floatsChunk) },
+      });
+    if (shape.small)
+      entries.push({
+        binding: smallBinding,
+        resource: { buffer: this.#smalls.buffer(smallChunk!) },
       });
     for (let slot = 0; slot < slots; slot++)
       for (const [after, bindings] of [
@@ -556,9 +611,10 @@ export class WebGPUSession implements Session {
         ? Math.max(1, Math.min(most, Math.floor(total / 4096)))
         : 1;
     let spans = 0;
+    let allTiles = 0;
     const words = new Uint32Array(this.#jobData, job);
     batch.segments.forEach(({ piece, p, g, pSlot, gSlot }, i) => {
-      const { plan, parameter } = this.#tensors[piece.tensor]!;
+      const { plan, parameter, pieces, small } = this.#tensors[piece.tensor]!;
       const gradientBytes = elementBytes(shape.spec.gradientType);
       const quad = shape.spec.aligned ? 4 : 1;
       const at = (
@@ -581,11 +637,17 @@ export class WebGPUSession implements Session {
         if (place.kind === "float") values[`${name}_at`] = place.at.offset / 16;
         else if (place.kind === "half")
           values[`${name}_at`] = place.at.offset / 4;
-        else {
+        else if (place.kind === "quantized") {
           values[`${name}_at`] = place.codes.offset / 4;
           if (place.scales) values[`${name}_scales`] = place.scales.offset / 4;
         }
       });
+      if (small) {
+        const part = pieces.indexOf(piece);
+        const fields = smallFields(small, plan, piece, part);
+        Object.assign(values, fields, { first_tile: allTiles });
+        allTiles += fields["tile_count"]!;
+      }
       const first = jobHeader / 4 + i * shape.fields.length;
       shape.fields.forEach((field, f) => {
         words[first + f] = values[field] ?? 0;
@@ -598,6 +660,7 @@ export class WebGPUSession implements Session {
       batch,
       job,
       groups: workgroups(spans, this.#device),
+      tiles: workgroups(Math.max(1, allTiles), this.#device),
       bindGroup: this.#device.createBindGroup({
         layout: kernel.layout,
         entries,
@@ -629,6 +692,7 @@ export class WebGPUSession implements Session {
     const plan = this.#plan;
     this.#upload(input, gradients);
     this.#fillJobs(plan, input);
+    this.#small?.fill(input);
     if (plan.jobBytes > 0)
       device.queue.writeBuffer(this.#jobs!, 0, this.#jobData, 0, plan.jobBytes);
     device.queue.writeBuffer(this.#report, 0, new Uint32Array(reportHeader));
@@ -651,6 +715,20 @@ export class WebGPUSession implements Session {
     );
     const pass = encoder.beginComputePass({ label: "lowbit step" });
     if (norm) (await norm)(pass);
+    this.#small?.record(pass, 0);
+    const passes = Math.max(
+      0,
+      ...plan.dispatches.map(({ kernel }) => kernel.passes.length),
+    );
+    for (let number = 0; number < passes; number++) {
+      for (const { kernel, bindGroup, tiles } of plan.dispatches)
+        if (kernel.passes[number]) {
+          pass.setPipeline(kernel.passes[number]);
+          pass.setBindGroup(0, bindGroup);
+          pass.dispatchWorkgroups(...tiles);
+        }
+      this.#small!.record(pass, number + 1);
+    }
     for (const { kernel, bindGroup, groups } of plan.dispatches)
       if (kernel.measure) {
         pass.setPipeline(kernel.measure);
@@ -662,6 +740,7 @@ export class WebGPUSession implements Session {
       pass.setBindGroup(0, bindGroup);
       pass.dispatchWorkgroups(...groups);
     }
+    this.#small?.finish(pass);
     pass.end();
     const written = this.#copyOut(encoder, gradients);
     device.queue.submit([encoder.finish()]);
@@ -822,8 +901,26 @@ export class WebGPUSession implements Session {
 
   async readState(tensor: number, state: number): Promise<StoredState> {
     this.#check();
-    const { plan, pieces, peaks } = this.#tensors[tensor]!;
+    const { plan, pieces, peaks, small } = this.#tensors[tensor]!;
     const format = plan.formats[state]!;
+    const smallRange = (at: number, length: number) => ({
+      buffer: this.#smalls.buffer(small!.chunk),
+      offset: 4 * at,
+      bytes: 4 * length,
+    });
+    if (plan.program.stateShapes[state] !== "element") {
+      const length = stateLength(plan, state);
+      return {
+        kind: "float",
+        values: small
+          ? new Float32Array(
+              await this.#readBytes([
+                smallRange(small.states.get(state)!, length),
+              ]),
+            )
+          : new Float32Array(length),
+      };
+    }
     const total = (bytesOf: (length: number) => number) =>
       pieces.reduce((sum, { length }) => sum + bytesOf(length), 0);
     if (format.bits === 16) {
@@ -863,8 +960,12 @@ export class WebGPUSession implements Session {
         bytes: codeBytes(format.bits, length),
       };
     });
-    const scaleParts =
-      format.scale === "tensor"
+    const rank1 = small?.rank1.get(state);
+    const scaleParts = isRank1(format)
+      ? rank1
+        ? [smallRange(rank1.scales, rank1.count)]
+        : []
+      : format.scale === "tensor"
         ? plan.size === 0
           ? []
           : [
@@ -934,9 +1035,20 @@ export class WebGPUSession implements Session {
     stored: StoredState,
   ): Promise<void> {
     this.#check();
-    const { plan, pieces, peaks } = this.#tensors[tensor]!;
+    const { plan, pieces, peaks, small } = this.#tensors[tensor]!;
     const format = plan.formats[state]!;
     const { queue } = this.#device;
+    const writeSmall = (at: number, values: Float32Array<ArrayBuffer>) =>
+      queue.writeBuffer(this.#smalls.buffer(small!.chunk), 4 * at, values);
+    const smallState = small?.states.get(state);
+    if (smallState !== undefined && stored.kind === "float")
+      writeSmall(smallState, stored.values);
+    const rank1 = small?.rank1.get(state);
+    if (rank1 && stored.kind === "quantized") {
+      writeSmall(rank1.scales, stored.scales);
+      if (rank1.lead !== rank1.scales)
+        writeSmall(rank1.lead, leadingSpread(stored.scales, plan.shape));
+    }
     for (const { states, start, length } of pieces) {
       const place = states[state]!;
       if (stored.kind === "float" && place.kind === "float")
@@ -998,18 +1110,14 @@ export class WebGPUSession implements Session {
   }
 
   stateBytes(tensor: number, state: number): number {
-    const { plan } = this.#tensors[tensor]!;
-    return stateBytes(plan.formats[state]!, plan.size);
+    return bytesOfState(this.#tensors[tensor]!.plan, state);
   }
 
   workspaceBytes(): number {
     const states = this.#tensors.reduce(
       (sum, { plan }) =>
         sum +
-        plan.formats.reduce(
-          (bytes, format) => bytes + stateBytes(format, plan.size),
-          0,
-        ),
+        plan.formats.reduce((bytes, _, s) => bytes + bytesOfState(plan, s), 0),
       0,
     );
     const { resident } = this.#options;
@@ -1023,10 +1131,12 @@ export class WebGPUSession implements Session {
     ].map((buffer) => buffer?.size ?? 0);
     return (
       this.#codes.bytes +
-      this.#floats.bytes -
+      this.#floats.bytes +
+      this.#smalls.bytes -
       states +
       (resident ? 0 : this.#gradients.bytes + this.#parameters.bytes) +
       (this.#norm?.bytes ?? 0) +
+      (this.#small?.bytes ?? 0) +
       sizes.reduce((sum, size) => sum + size, 0)
     );
   }
@@ -1042,6 +1152,7 @@ export class WebGPUSession implements Session {
     for (const arena of [
       this.#codes,
       this.#floats,
+      this.#smalls,
       this.#parameters,
       this.#gradients,
     ])
@@ -1056,6 +1167,7 @@ export class WebGPUSession implements Session {
     ])
       buffer?.destroy();
     this.#norm?.dispose();
+    this.#small?.dispose();
   }
 }
 
@@ -1069,6 +1181,11 @@ function workgroupFor(formats: TensorPlan["formats"]): number {
     ),
   );
   return narrow && largest <= 1024 ? 128 : 256;
+}
+
+/** Bytes of codes and scales, or of values. */
+function bytesOfState(plan: TensorPlan, state: number): number {
+  return stateBytes(plan.formats[state]!, stateLength(plan, state), plan.shape);
 }
 
 function programId(program: Program): number {
