@@ -28,7 +28,9 @@ import {
 export const tolerance = {
   /** Part of all codes of a state that may differ (one may always), by one step. */
   differentCodes: 1e-3,
-  scale: { relative: 1e-6, ofLargest: 1.2e-7 },
+  scale: 1e-6,
+  /** Of the largest scale of the state, beside that. */
+  scaleOfLargest: 1.2e-7,
   /** Of a parameter: this part of its change in the step, and of itself (2 ulp). */
   parameter: { ofChange: 2e-5, ofItself: 2.4e-7 },
   /** Of a float32 state: relative, and of the largest in the tensor (cancellation). */
@@ -280,8 +282,8 @@ function expectState(
     (scale, i) =>
       !(
         Math.abs(scale - expected.scales[i]!) <=
-        tolerance.scale.relative * expected.scales[i]! +
-          tolerance.scale.ofLargest * largestScale
+        tolerance.scale * expected.scales[i]! +
+          tolerance.scaleOfLargest * largestScale
       ),
   );
   if (wrongScale >= 0)

@@ -60,6 +60,8 @@ export interface Tuning {
   readonly slots?: number;
   /** Tensors of more elements have a dispatch of their own. */
   readonly alone?: number;
+  /** Most bytes of a binding; larger tensors are cut. Default: the device's limit. */
+  readonly binding?: number;
 }
 
 type Defaults = Required<Omit<Tuning, "workgroup">> & {
@@ -151,9 +153,10 @@ export class WebGPUSession implements Session {
       tiles: tuning.tiles ?? 8,
       slots: tuning.slots ?? Infinity,
       alone: tuning.alone ?? 2 ** 24,
+      binding: tuning.binding ?? device.limits.maxStorageBufferBindingSize,
     };
-    const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
-    const limit = Math.min(maxBufferSize, maxStorageBufferBindingSize);
+    const { maxBufferSize } = device.limits;
+    const limit = Math.min(maxBufferSize, this.#tuning.binding);
     this.#codes = new Arena(limit);
     this.#floats = new Arena(limit);
     this.#smalls = new Arena(limit);
@@ -191,7 +194,6 @@ export class WebGPUSession implements Session {
   async #allocate(plans: readonly TensorPlan[]): Promise<void> {
     const device = this.#device;
     const { resident } = this.#options;
-    const { maxStorageBufferBindingSize } = device.limits;
     let peaks = reportHeader;
     type Draft = Omit<Tensor, "parameter" | "gradient"> & {
       given: Required<BufferView> | undefined;
@@ -211,7 +213,7 @@ export class WebGPUSession implements Session {
         index,
         this.#codes,
         this.#floats,
-        maxStorageBufferBindingSize,
+        this.#tuning.binding,
       );
       const small = placeSmall(
         plan,
@@ -487,7 +489,7 @@ export class WebGPUSession implements Session {
       const batches = pack(pieces, {
         slots: spec.segments === 1 ? 1 : slots,
         segments: spec.segments,
-        bindingBytes: this.#device.limits.maxStorageBufferBindingSize,
+        bindingBytes: this.#tuning.binding,
         elements: Infinity,
       });
       // One variant for all batches of a kind: a pipeline takes longer to
