@@ -49,7 +49,9 @@ describe("the examples", () => {
     const [wte, norm, head] = [50257 * 768, 768, 768 * 50257];
     const blocks = Math.ceil(head / 256);
     const bytes = 8 * wte + 8 * norm + 2 * head + 8 * blocks;
-    expect(output).toContain(`${bytes} bytes, in 32 bits ${8 * (wte + norm + head)}`);
+    expect(output).toContain(
+      `${bytes} bytes, in 32 bits ${8 * (wte + norm + head)}`,
+    );
     expect(output).toContain("1 step at learning rate");
   });
 
