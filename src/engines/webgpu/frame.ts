@@ -308,15 +308,16 @@ fn words(index: u32) -> u32 { return (job.list[index].length + ${4 * quads - 1}u
 /** Where elements lie in their matrix, and what is not per element, for four of them. */
 function cellFunctions({ spec: { program } }: KernelShape): string {
   return `
-@group(0) @binding(${smallBinding}) var<storage, read_write> smalls: array<f32>;
-struct Cells { matrix: vec4u, row: vec4u, column: vec4u }
+@group(0) @binding(${smallBinding}) var<storage, read_write> smalls: array<vec4f>;
+struct Cells { matrix: vec4u, row: vec4u, column: vec4u, one_row: bool }
 fn find_cells(quad: u32) -> Cells {
   let first = 4u * quad + here.index;
   let row = first / here.columns;
   var found: Cells;
   found.row = vec4u(row);
   found.column = vec4u(first - row * here.columns) + vec4u(0u, 1u, 2u, 3u);
-  if (found.column.w >= here.columns) {
+  found.one_row = found.column.w < here.columns;
+  if (!found.one_row) {
     let each = vec4u(first) + vec4u(0u, 1u, 2u, 3u);
     found.row = each / vec4u(here.columns);
     found.column = each - found.row * here.columns;
@@ -324,7 +325,19 @@ fn find_cells(quad: u32) -> Cells {
   ${program.needsMatrix ? "if (here.matrices > 1u) { found.matrix = found.row / vec4u(here.rows); }" : ""}
   return found;
 }
-fn gather(at: vec4u) -> vec4f { return vec4f(smalls[at.x], smalls[at.y], smalls[at.z], smalls[at.w]); }`;
+fn gather(at: vec4u) -> vec4f {
+  return vec4f(smalls[at.x / 4u][at.x % 4u], smalls[at.y / 4u][at.y % 4u], smalls[at.z / 4u][at.z % 4u], smalls[at.w / 4u][at.w % 4u]);
+}
+fn small_one(at: u32) -> vec4f { return vec4f(smalls[at / 4u][at % 4u]); }
+fn small_row(at: u32, row: vec4u, cells: Cells) -> vec4f {
+  if (cells.one_row) { return small_one(at + row.x); }
+  return gather(at + row);
+}
+fn small_column(at: u32, column: vec4u, cells: Cells) -> vec4f {
+  let first = at + column.x;
+  if (cells.one_row && first % 4u == 0u) { return smalls[first / 4u]; }
+  return gather(at + column);
+}`;
 }
 
 /** The value, for four elements, of a node that is not per element. */
@@ -332,13 +345,13 @@ const smallValue = (k: number) => (index: number, kind: Shape) => {
   const at = `here.n${index}`;
   switch (kind) {
     case "matrix":
-      return `gather(${at} + cells${k}.matrix)`;
+      return `small_row(${at}, cells${k}.matrix, cells${k})`;
     case "row":
-      return `gather(${at} + cells${k}.row)`;
+      return `small_row(${at}, cells${k}.row, cells${k})`;
     case "column":
-      return `gather(${at} + cells${k}.matrix * here.columns + cells${k}.column)`;
+      return `small_column(${at}, cells${k}.matrix * here.columns + cells${k}.column, cells${k})`;
     default:
-      return `vec4f(smalls[${at}])`;
+      return `small_one(${at})`;
   }
 };
 
@@ -538,7 +551,7 @@ function loadCodes(shape: KernelShape, state: QuantizedState): string {
         shape,
         (k) =>
           `  let cells_${name}${k} = find_cells(at * ${shape.quads}u + ${k}u);
-  let scale_${name}${k} = min(gather(here.${name}_lead + cells_${name}${k}.row), gather(here.${name}_last + cells_${name}${k}.column));`,
+  let scale_${name}${k} = min(small_row(here.${name}_lead, cells_${name}${k}.row, cells_${name}${k}), small_column(here.${name}_last, cells_${name}${k}.column, cells_${name}${k}));`,
       ),
     ].join("\n");
   const scale =
@@ -575,7 +588,7 @@ function storeByRank1(
 ${perQuad(
   shape,
   (k) => `  let next_${name}${k} = find_cells(at * ${shape.quads}u + ${k}u);
-  let scale_${name}${k} = min(gather(here.${name}_next_lead + next_${name}${k}.row), gather(here.${name}_next_last + next_${name}${k}.column));
+  let scale_${name}${k} = min(small_row(here.${name}_next_lead, next_${name}${k}.row, next_${name}${k}), small_column(here.${name}_next_last, next_${name}${k}.column, next_${name}${k}));
   // 1 / scale must not be subnormal: it would count as 0.
   let down_${name}${k} = select(vec4f(1.0), vec4f(0x1p-32f), scale_${name}${k} >= vec4f(0x1p125f));
   let inverse_${name}${k} = select(vec4f(0.0), vec4f(1.0) / (scale_${name}${k} * down_${name}${k}), scale_${name}${k} > vec4f(0.0));

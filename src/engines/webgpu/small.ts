@@ -199,7 +199,12 @@ export function placeSmall(
   if (!usesSmall(program, formats) || size === 0) return undefined;
   const geometry = geometryOf(shape);
   let words = 0;
-  const take = (count: number) => (words += count) - count;
+  // At multiples of four: the update reads four of a row's columns at a time.
+  const take = (count: number) => {
+    const at = words;
+    words += 4 * Math.ceil(count / 4);
+    return at;
+  };
   const states = new Map<number, number>();
   program.stateShapes.forEach((kind, s) => {
     if (kind !== "element") states.set(s, take(shapeLength(kind, geometry)));
@@ -220,7 +225,7 @@ export function placeSmall(
     const count = rank1Count(shape);
     const rows = geometry.matrices * geometry.rows;
     const flat = shape.length === 2;
-    const length = count + (flat ? 0 : rows);
+    const length = 4 * Math.ceil((count + (flat ? 0 : rows)) / 4);
     const scales = take(2 * length);
     rank1.set(s, {
       scales,
