@@ -140,6 +140,9 @@ fn main(
   }
 }`;
 
+/** Axes before the last that a task has room for. */
+const mostAxes = taskWords - 5;
+
 /** The least scale of the leading axes, by row. */
 export interface Spread {
   readonly rows: number;
@@ -150,7 +153,7 @@ export interface Spread {
 }
 
 export const spreadCode = `
-struct Task { first: u32, rows: u32, to: u32, at: u32, axes: u32, shape: array<u32, ${taskWords - 5}> }
+struct Task { first: u32, rows: u32, to: u32, at: u32, axes: u32, shape: array<u32, ${mostAxes}> }
 @group(0) @binding(0) var<storage, read> tasks: array<Task>;
 @group(0) @binding(1) var<storage, read_write> smalls: array<f32>;
 
@@ -283,6 +286,10 @@ export function tasksOf(
     first.push({ ...byRow, to: rowMaxima, scale: flat });
     if (flat) return;
     const axes = shape.slice(0, -1);
+    if (axes.length > mostAxes)
+      throw new RangeError(
+        `webgpu: rank-1 scales take up to ${mostAxes + 1} axes, given a shape of ${shape.length}: [${shape.join(", ")}]; reshape it or use scale: "block"`,
+      );
     let to = scales + toNew;
     let inner = matrices * rows;
     for (const n of axes) {

@@ -280,7 +280,9 @@ function passDeclarations(shape: KernelShape): string {
     quantized.length + halves.length > 0
       ? declare(3, "read_write", "codes", "u32")
       : "",
-    floats.length > 0 ? declare(4, "read_write", "floats", "f32") : "",
+    floats.length > 0
+      ? declare(4, "read_write", "floats", shape.spec.wide ? "vec4f" : "f32")
+      : "",
     declare(smallBinding, "read_write", "smalls", "f32"),
   ].join("\n");
 }

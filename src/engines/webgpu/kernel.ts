@@ -43,6 +43,8 @@ export interface KernelSpec {
   readonly workgroup: number;
   /** Fewest quads of elements that an invocation takes. */
   readonly quads: number;
+  /** Passes before the update take four elements at a time. */
+  readonly wide: boolean;
   readonly mode: Mode;
 }
 

@@ -4,18 +4,21 @@
  * is stored and added up tile by tile (see small.ts). It stores nothing but
  * partial results, always added in the same order.
  *
- * An invocation takes one element at a time: rows may begin anywhere, so there
- * are no fours to be had in general, and reads of neighbours coalesce.
+ * Where rows begin at multiples of four an invocation takes four elements at a
+ * time, else one: rows may begin anywhere then, and reads of neighbours coalesce.
  */
 import { inputsOf } from "../../formula/program.ts";
 import { printWgsl } from "../../formula/wgsl.ts";
 import { reportWords } from "./frame.ts";
 import type { KernelShape, StateSpec } from "./kernel.ts";
-import { oneFunctions } from "./operands.ts";
-import { isRank1, stateNodes, wantedNodes, type Take } from "./small.ts";
-
-/** Invocations of a workgroup of a pass, which are the widest tile's columns. */
-export const passWorkgroup = (solo: boolean): number => (solo ? 64 : 256);
+import { loadFunctions, oneFunctions } from "./operands.ts";
+import {
+  isRank1,
+  passWorkgroup,
+  stateNodes,
+  wantedNodes,
+  type Take,
+} from "./small.ts";
 
 /** The least number: a maximum of nothing so far. */
 export const lowest = "-0x1.fffffep+127f";
@@ -30,7 +33,12 @@ export function passCode(
   pass: number,
 ): string {
   const takes = shape.passes[pass]!;
+  const { wide } = shape.spec;
   const width = passWorkgroup(shape.spec.solo);
+  const four = (take: Take) => wide && take.over === "column";
+  const start = (take: Take) =>
+    four(take) ? `vec4f(${neutral(take)})` : neutral(take);
+  const columns = takes.some(({ over }) => over === "column");
   const each = (part: (take: Take, i: number) => string, over?: Take["over"]) =>
     takes
       .flatMap((take, i) =>
@@ -38,13 +46,17 @@ export function passCode(
       )
       .join("\n");
   const rows = takes.filter(({ over }) => over === "row").length;
-  // Rows are added up several at a time: fewer barriers, and 8 KiB at most.
-  const deep = rows <= 1 ? 8 : rows === 2 ? 4 : rows <= 4 ? 2 : 1;
+  // Rows are added up several at a time: fewer barriers. Of the 16 KiB of
+  // workgroup memory that there are at least, they take half, or a quarter
+  // beside columns of four and codebooks.
+  const most = wide ? 4 : 8;
+  const deep = Math.max(1, most / 2 ** Math.ceil(Math.log2(Math.max(1, rows))));
   const bits = Math.log2(shape.spec.segments);
   return `
 ${declarations}
-${oneFunctions(shape)}
-${takeFunction(shape, takes)}
+${wide ? "" : oneFunctions(shape)}
+${wide ? wideTakeFunction(shape, takes) : takeFunction(shape, takes)}
+${wide && columns ? `var<workgroup> fold_four: array<vec4f, ${width}>;` : ""}
 ${each((_, i) => `var<workgroup> rows${i}: array<f32, ${deep * width}>;`, "row")}
 var<workgroup> fold: array<f32, ${width}>;
 
@@ -63,7 +75,8 @@ fn main(
   let local = tile - job.list[own].first_tile;
   if (local >= job.list[own].tile_count) { return; }
   let column_tiles = job.list[own].column_tiles;
-  let columns = job.list[own].columns;
+  ${wide && shape.quantized.length > 0 ? "load_near(invocation); workgroupBarrier();" : ""}
+  let columns = job.list[own].columns${wide ? " / 4u" : ""};
   let lane_bits = job.list[own].lane_bits;
   let lanes = 1u << lane_bits;
   let side = ${width}u >> lane_bits;
@@ -75,14 +88,14 @@ fn main(
   let first_row = matrix * job.list[own].rows + (strip % job.list[own].strips) * job.list[own].strip_rows;
   let end_row = min((matrix + 1u) * job.list[own].rows, first_row + job.list[own].strip_rows);
   let column = (column_tile << lane_bits) + x;
-${each((take, i) => `  var sum${i} = ${neutral(take)};`)}
+${each((take, i) => `  var sum${i} = ${start(take)};`)}
   for (var block = first_row; block < end_row; block += ${deep}u * side) {
     for (var s = 0u; s < ${deep}u; s += 1u) {
       let row = block + s * side + y;
-      let element = row * columns + column;
-      var taken = Taken(${takes.map(neutral).join(", ")});
+      let element = ${wide ? "4u * (row * columns + column)" : "row * columns + column"};
+      var taken = Taken(${takes.map(start).join(", ")});
       if (column < columns && row < end_row && element >= here.index && element - here.index < here.length) {
-        taken = take(element - here.index, row, column, matrix);
+        taken = take(${wide ? "(element - here.index) / 4u" : "element - here.index"}, row, column, matrix);
       }
 ${each((take, i) =>
   take.over === "row"
@@ -111,16 +124,17 @@ ${each(
   "row",
 )}
   }
-${each(
-  (take, i) => `  workgroupBarrier();
-  fold[invocation] = sum${i};
+${each((take, i) => {
+  const fold = four(take) ? "fold_four" : "fold";
+  const at = `here.t${pass}_${i} + (strip * here.parts + here.part) * here.columns`;
+  return `  workgroupBarrier();
+  ${fold}[invocation] = sum${i};
   workgroupBarrier();
   if (y == 0u && column < columns) {
-    for (var e = 1u; e < side; e += 1u) { sum${i} = ${joined(take, `sum${i}`, "fold[e * lanes + x]")}; }
-    smalls[here.t${pass}_${i} + (strip * here.parts + here.part) * columns + column] = sum${i};
-  }`,
-  "column",
-)}
+    for (var e = 1u; e < side; e += 1u) { sum${i} = ${joined(take, `sum${i}`, `${fold}[e * lanes + x]`)}; }
+${four(take) ? [0, 1, 2, 3].map((j) => `    smalls[${at} + 4u * column + ${j}u] = sum${i}[${j}];`).join("\n") : `    smalls[${at} + column] = sum${i};`}
+  }`;
+}, "column")}
 ${each(
   (take, i) => `  workgroupBarrier();
   fold[invocation] = sum${i};
@@ -209,4 +223,109 @@ function loadStateOne(shape: KernelShape, { name, index, format }: StateSpec) {
       ? `bitcast<f32>(codes[here.${name}_scales + i / ${own.blockSize}u])`
       : `bitcast<f32>(report[here.${name}_peak])`;
   return `bitcast<f32>(tables[${valuesAt}u + ${code}]) * ${scale}`;
+}
+
+/** The same for four elements of a row; columns keep their four values apart. */
+function wideTakeFunction(shape: KernelShape, takes: readonly Take[]): string {
+  const { spec, states, quantized } = shape;
+  const { program, skip, clip, aligned } = spec;
+  const wanted = wantedNodes(program, takes);
+  const inputs = inputsOf(program, wanted);
+  const scaled = takes.some(({ of }) => of.kind === "rank1");
+  const needed = states.filter(({ name }) => scaled || inputs.has(name));
+  const { statements, results } = printWgsl(program, wanted, {
+    type: "vec4f",
+    input: (name) => (name === "p" || name === "g" ? name : `old_${name}`),
+    uniform: (index) => `here.u${index}`,
+    small: (index, kind) =>
+      kind === "column"
+        ? `four(here.n${index} + matrix * here.columns + 4u * column)`
+        : `vec4f(smalls[here.n${index}${{ one: "", matrix: " + matrix", row: " + row", element: "" }[kind]}])`,
+  });
+  const resultOf = (node: number) => results[wanted.indexOf(node)]!;
+  const outside = aligned ? "" : "!inside";
+  const values = takes.map((take, i) => {
+    let value: string;
+    const hidden = [outside].filter(Boolean);
+    if (take.of.kind === "rank1") {
+      const { state } = take.of;
+      const { name } = states.find(({ index }) => index === state)!;
+      const fresh = resultOf(program.outputs.get(name)!);
+      value = `abs(${skip ? `select(${fresh}, old_${name}, left_out)` : fresh})`;
+    } else {
+      value = resultOf((program.nodes[take.of.node] as { a: number }).a);
+      if (skip) hidden.push("bad", `not_finite(${value})`);
+    }
+    if (hidden.length > 0)
+      value = `select(${value}, vec4f(${neutral(take)}), ${hidden.join(" | ")})`;
+    const all = (["x", "y", "z", "w"] as const)
+      .map((c) => `w${i}.${c}`)
+      .reduce((a, b) =>
+        take.how === "max" ? `max(${a}, ${b})` : `(${a} + ${b})`,
+      );
+    return {
+      statement: `  let w${i} = ${value};`,
+      result: take.over === "column" ? `w${i}` : all,
+    };
+  });
+  // Codebooks in workgroup memory: reads of storage in all directions are slow.
+  let near = 0;
+  const nearAt = new Map(
+    quantized.map(({ name, width }) => [
+      name,
+      (near += 2 ** width) - 2 ** width,
+    ]),
+  );
+  const loadFour = ({ name, index, format }: StateSpec): string => {
+    const at = `here.${name}_at`;
+    if (format.bits === 32) return `floats[${at} + quad]`;
+    if (format.bits === 16)
+      return `bitcast<vec4f>(vec4u(codes[${at} + 2u * quad] << 16u, codes[${at} + 2u * quad] & 0xffff0000u, codes[${at} + 2u * quad + 1u] << 16u, codes[${at} + 2u * quad + 1u] & 0xffff0000u))`;
+    const state = quantized.find((one) => one.index === index)!;
+    const { width, format: own } = state;
+    const each = 8 / width;
+    const bits = `(codes[${at} + quad / ${each}u] >> (${4 * width}u * (quad % ${each}u)))`;
+    const scale = isRank1(own)
+      ? `min(vec4f(smalls[here.${name}_lead + row]), four(here.${name}_last + 4u * column))`
+      : own.scale === "block"
+        ? `bitcast<f32>(codes[here.${name}_scales + quad / ${own.blockSize / 4}u])`
+        : `bitcast<f32>(report[here.${name}_peak])`;
+    const value = (j: number) =>
+      `near[${nearAt.get(name)}u + ((${bits} >> ${j * width}u) & ${2 ** width - 1}u)]`;
+    return `vec4f(${[0, 1, 2, 3].map(value).join(", ")}) * ${scale}`;
+  };
+  const load = (name: "p" | "g") =>
+    `  let ${name} = load_${name}(quad)${name === "g" && clip ? ` * bitcast<f32>(report[${reportWords.factor}])` : ""};`;
+  return `
+${loadFunctions(shape)}
+${
+  near > 0
+    ? `var<workgroup> near: array<f32, ${near}>;
+fn load_near(invocation: u32) {
+${quantized.map(({ name, width, valuesAt }) => `  for (var i = invocation; i < ${2 ** width}u; i += ${passWorkgroup(spec.solo)}u) { near[${nearAt.get(name)}u + i] = bitcast<f32>(tables[${valuesAt}u + i]); }`).join("\n")}
+}`
+    : ""
+}
+struct Taken {
+${takes.map(({ over }, i) => `  v${i}: ${over === "column" ? "vec4f" : "f32"},`).join("\n")}
+}
+fn not_finite(v: vec4f) -> vec4<bool> { return (bitcast<vec4u>(v) & vec4u(0x7fffffffu)) >= vec4u(0x7f800000u); }
+fn four(at: u32) -> vec4f { return vec4f(smalls[at], smalls[at + 1u], smalls[at + 2u], smalls[at + 3u]); }
+fn take(quad: u32, row: u32, column: u32, matrix: u32) -> Taken {
+${inputs.has("p") ? load("p") : ""}
+${skip || inputs.has("g") ? load("g") : ""}
+${needed.map((state) => `  let old_${state.name} = ${loadFour(state)};`).join("\n")}
+${statements.map((line) => `  ${line}`).join("\n")}
+${aligned ? "" : "  let inside = 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(here.length);"}
+${skip ? "  let bad = not_finite(g);" : ""}
+${
+  skip && scaled
+    ? `  let left_out = bad${stateNodes(program)
+        .map((node) => ` | not_finite(${resultOf(node)})`)
+        .join("")};`
+    : ""
+}
+${values.map(({ statement }) => statement).join("\n")}
+  return Taken(${values.map(({ result }) => result).join(", ")});
+}`;
 }

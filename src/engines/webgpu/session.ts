@@ -36,7 +36,6 @@ import { NormPass } from "./norm-pass.ts";
 import { elementBytes, firstSlotBinding, smallBinding } from "./operands.ts";
 import { createKernel, slotLimit, type Kernel } from "./pipelines.ts";
 import { pack, rangeOf, type Batch, type Range } from "./plan.ts";
-import { passWorkgroup } from "./reduce.ts";
 import {
   isRank1,
   lowestBits,
@@ -217,7 +216,7 @@ export class WebGPUSession implements Session {
       );
       const small = placeSmall(
         plan,
-        passWorkgroup(this.#tuning.solo),
+        this.#tuning.solo,
         pieces.length,
         this.#smalls,
       );
@@ -453,6 +452,7 @@ export class WebGPUSession implements Session {
           gradient.type,
           aligned,
           alone,
+          tensor.small?.tiling.wide,
         ].join(" ");
         let kind = kinds.get(key);
         if (!kind) {
@@ -472,6 +472,7 @@ export class WebGPUSession implements Session {
               solo,
               workgroup: workgroup ?? (solo ? 64 : workgroupFor(plan.formats)),
               quads,
+              wide: tensor.small?.tiling.wide ?? false,
               mode: "update",
             },
             pieces: [],

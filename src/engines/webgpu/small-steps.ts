@@ -15,8 +15,7 @@ import {
 } from "./combine.ts";
 import { evaluateCode, lastLevel, recordFields } from "./evaluate.ts";
 import { bindGroupLayout, compile } from "./pipelines.ts";
-import { passWorkgroup } from "./reduce.ts";
-import type { SmallPlaces } from "./small.ts";
+import { passWorkgroup, type SmallPlaces } from "./small.ts";
 
 export interface SmallTensor {
   readonly index: number;

@@ -4,11 +4,12 @@
  * tensor has one block of float32 words for all of it.
  *
  * A pass over the elements takes tiles of a matrix: as many columns as a
- * workgroup has lanes, and a strip of rows. A tile leaves one partial result a
- * row, one a column and one for itself. That is at most a value for every
- * 256th and every 128th element (64th and 64th on software drivers), unless
- * matrices have fewer rows or columns than that: then it is as many as the
- * results themselves. All passes share the room.
+ * workgroup has lanes, or four times as many, and a strip of 64 rows or more. A
+ * tile leaves one partial result a row, one a column and one for itself: a value
+ * for every 1024th element (256th where rows do not begin at fours, 64th on
+ * software drivers) and for every 64th, unless matrices have fewer columns or
+ * rows than that: then it is as many as the results themselves. All passes share
+ * the room.
  */
 import type { Format } from "../../formats/format.ts";
 import { rank1Count } from "../../formats/rank1.ts";
@@ -98,6 +99,9 @@ export const usesSmall = (
   formats: readonly Format[],
 ): boolean => program.small.includes(true) || formats.some(isRank1);
 
+/** Invocations of a workgroup of a pass, which are the widest tile's lanes. */
+export const passWorkgroup = (solo: boolean): number => (solo ? 64 : 256);
+
 /** How a pass cuts a tensor into tiles. */
 export interface Tiling extends Geometry {
   /** Binary logarithm of the columns of a tile. */
@@ -108,6 +112,8 @@ export interface Tiling extends Geometry {
   readonly strips: number;
   /** Pieces of the tensor: each leaves partial results of its own. */
   readonly parts: number;
+  /** Lanes take four columns: not on software drivers, and rows must begin at fours. */
+  readonly wide: boolean;
 }
 
 /** Large tensors are cut into this many tiles, enough for a large GPU. */
@@ -115,21 +121,21 @@ const mostTiles = 4096;
 
 export function tilingOf(
   plan: Pick<TensorPlan, "program" | "formats" | "shape" | "size">,
-  workgroup: number,
+  solo: boolean,
   parts: number,
 ): Tiling {
-  const { matrices, rows, columns } = tilingGeometry(plan, workgroup);
+  const workgroup = passWorkgroup(solo);
+  const { matrices, rows, columns } = tilingGeometry(plan, 4 * workgroup);
+  const wide = !solo && columns % 4 === 0;
+  const across = wide ? columns / 4 : columns;
   const laneBits = Math.max(
     3,
-    Math.min(Math.log2(workgroup), Math.ceil(Math.log2(columns))),
+    Math.min(Math.log2(workgroup), Math.ceil(Math.log2(across))),
   );
-  const columnTiles = Math.ceil(columns / 2 ** laneBits);
+  const columnTiles = Math.ceil(across / 2 ** laneBits);
   // The rows that a workgroup takes at a time, eight deep at most.
   const step = 8 * (workgroup / 2 ** laneBits);
-  const wanted = Math.max(
-    workgroup / 2,
-    (rows * columnTiles * matrices) / mostTiles,
-  );
+  const wanted = Math.max(64, (rows * columnTiles * matrices) / mostTiles);
   const stripRows = Math.ceil(wanted / step) * step;
   return {
     matrices,
@@ -140,6 +146,7 @@ export function tilingOf(
     stripRows,
     strips: Math.ceil(rows / stripRows),
     parts,
+    wide,
   };
 }
 
@@ -150,11 +157,11 @@ function tilingGeometry(
     shape,
     size,
   }: Pick<TensorPlan, "program" | "formats" | "shape" | "size">,
-  workgroup: number,
+  all: number,
 ): Geometry {
   if (program.needsMatrix) return geometryOf(shape);
   // Rank-1 scales know rows and one last axis; sums of everything know nothing.
-  const columns = formats.some(isRank1) ? shape.at(-1)! : workgroup;
+  const columns = formats.some(isRank1) ? shape.at(-1)! : all;
   return { matrices: 1, rows: Math.ceil(size / columns), columns };
 }
 
@@ -191,7 +198,7 @@ export interface SmallPlaces {
 
 export function placeSmall(
   plan: TensorPlan,
-  workgroup: number,
+  solo: boolean,
   parts: number,
   arena: Arena,
 ): SmallPlaces | undefined {
@@ -237,7 +244,7 @@ export function placeSmall(
       rowMaxima: flat ? scales + length : take(rows),
     });
   });
-  const tiling = tilingOf(plan, workgroup, parts);
+  const tiling = tilingOf(plan, solo, parts);
   const first = words;
   let most = first;
   const lowest: { at: number; words: number }[] = [];
