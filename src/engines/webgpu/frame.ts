@@ -7,6 +7,7 @@
  */
 import { printWgsl } from "../../formula/wgsl.ts";
 import { encodeFunction } from "./encode.ts";
+import { isSteps, stepFunctions } from "./steps.ts";
 import {
   carriesGradient,
   kernelShape,
@@ -286,6 +287,8 @@ fn value(i: u32) -> f32 { return bitcast<f32>(${near}[i]); }`;
 /** Four codes from bits and back, for one state. */
 function codeFunctions(state: QuantizedState): string {
   const { name, width, table, tableAt, valuesAt, gapsAt } = state;
+  if (isSteps(state.format))
+    return stepFunctions(name, state.format.bits, width);
   const mask = 2 ** width - 1;
   const each = (part: (i: number) => string) => [0, 1, 2, 3].map(part);
   const code = (i: number) =>
