@@ -2,7 +2,7 @@ import { defineConfig, globalIgnores } from "eslint/config";
 import tseslint from "typescript-eslint";
 
 export default defineConfig(
-  globalIgnores(["dist/", "coverage/", "runs/", "node_modules/"]),
+  globalIgnores(["dist/", "coverage/", "runs/", "node_modules/", ".carry/"]),
   tseslint.configs.recommended,
   {
     languageOptions: { parserOptions: { projectService: true } },

@@ -10,12 +10,16 @@
  */
 import { parseArgs } from "node:util";
 import {
+  adafactor32bit,
   adamw,
   adamw32bit,
   adamw4bit,
+  adamw4bitRank1,
   adamw8bit,
   createOptimizer,
   defineOptimizer,
+  factor4bit,
+  lamb8bit,
   sgd8bit,
   type Parameter,
   type Recipe,
@@ -59,6 +63,19 @@ const lion = defineOptimizer({
 });
 
 const one = new Map([["w", [size]]]);
+const root = 2 ** Math.floor(Number(options.log) / 2);
+const matrix = new Map([["w", [root, size / root]]]);
+/** Bytes an element that the passes before the update read again, beside states. */
+const again = new Map<string, { floats: number; state: (m: number) => number }>(
+  [
+    // The norms of p and of the update that m and v give.
+    ["lamb 8-bit", { floats: 2, state: (bytes) => bytes }],
+    // Of squares; p for its own size and u for its clipping, in two passes.
+    ["adafactor 32-bit", { floats: 3, state: () => 0 }],
+    ["factor 4-bit", { floats: 1, state: () => 0 }],
+    ["adamw 4-bit, rank-1 v", { floats: 1, state: (bytes) => bytes }],
+  ],
+);
 type Type = "float32" | "bfloat16";
 const cases: [string, Recipe, Map<string, number[]>, Type][] = [
   ["adamw 8-bit", adamw8bit(), one, "float32"],
@@ -74,9 +91,19 @@ const cases: [string, Recipe, Map<string, number[]>, Type][] = [
     one,
     "float32",
   ],
+  ["lamb 8-bit", lamb8bit(), matrix, "float32"],
+  ["adafactor 32-bit", adafactor32bit(), matrix, "float32"],
+  ["factor 4-bit", factor4bit(), matrix, "float32"],
+  ["adamw 4-bit, rank-1 v", adamw4bitRank1(), matrix, "float32"],
   ["adamw 8-bit, GPT-2 medium list", adamw8bit(), gpt2Medium(), "float32"],
   ["adamw 4-bit, GPT-2 medium list", adamw4bit(), gpt2Medium(), "float32"],
   ["adamw 32-bit, GPT-2 medium list", adamw32bit(), gpt2Medium(), "float32"],
+  [
+    "adafactor 32-bit, GPT-2 medium list",
+    adafactor32bit(),
+    gpt2Medium(),
+    "float32",
+  ],
 ];
 for (const tuning of tunings)
   for (const [name, recipe, shapes, type] of cases)
@@ -123,7 +150,13 @@ async function measure(
   const wall = (performance.now() - from) / (4 * steps);
   timed.timing = true;
   const { parameters: count, stateBytes } = optimizer.memory();
-  const bytes = 3 * (type === "float32" ? 4 : 2) * count + 2 * stateBytes;
+  const { floats, state } = again.get(name.replace(/, GPT.*/, "")) ?? {
+    floats: 0,
+    state: () => 0,
+  };
+  const each = type === "float32" ? 4 : 2;
+  const bytes =
+    (3 + floats) * each * count + 2 * stateBytes + state(stateBytes);
   const shown = Object.keys(tuning).length ? ` ${JSON.stringify(tuning)}` : "";
   console.log(
     `${(name + shown).padEnd(34)} ${gpu.toFixed(3)} ms GPU = ${((gpu * 1e9) / count).toFixed(2)} ms/1e9, ${(bytes / gpu / 1e6).toFixed(0)} GB/s, ${((100 * bytes) / bytesPerMs / gpu).toFixed(1)} % of copy; wall ${wall.toFixed(3)} ms (CPU ${encoded.toFixed(3)}); created in ${(started - created).toFixed(0)} ms, first step ${first.toFixed(0)} ms`,

@@ -97,9 +97,11 @@ function edgeCases(engine: EngineEntry) {
     const start = startOf([257, 1, 600]);
     // v first has gradients elsewhere in its block for t2, none at all for t0 and t1.
     const silent = (i: number) => i % 3 === 0;
-    const recipes = engine.slow
-      ? lowBit({ weightDecay: 0 }).filter(([name]) => /adamw8|sgd4/.test(name))
-      : lowBit({ weightDecay: 0 });
+    // The whole registry does this in family-recipes.test.ts.
+    const some = engine.slow ? /^adamw8|^sgd4/ : /^(adamw?|sgd|factor)\d/;
+    const recipes = lowBit({ weightDecay: 0 }).filter(([name]) =>
+      some.test(name),
+    );
     for (const [name, recipe] of recipes) {
       const { optimizer, parameters } = await optimizerOn(
         engine,
@@ -132,7 +134,12 @@ function edgeCases(engine: EngineEntry) {
       );
       for (const state of Object.values(await optimizer.state("t0")))
         if (state.kind === "quantized")
-          expect(state.scales.every((scale) => scale === 0)).toBe(true);
+          // Adafactor adds its eps1 of 1e-30 to every square.
+          expect(
+            state.scales.every((scale) =>
+              name.startsWith("adafactor") ? scale < 2e-30 : scale === 0,
+            ),
+          ).toBe(true);
       optimizer.dispose();
     }
   }, 120_000);

@@ -49,12 +49,27 @@ describe("the examples", () => {
     const [wte, norm, head] = [50257 * 768, 768, 768 * 50257];
     const blocks = Math.ceil(head / 256);
     const bytes = 8 * wte + 8 * norm + 2 * head + 8 * blocks;
-    expect(output).toContain(`${bytes} bytes, in 32 bits ${8 * (wte + norm + head)}`);
+    expect(output).toContain(
+      `${bytes} bytes, in 32 bits ${8 * (wte + norm + head)}`,
+    );
     expect(output).toContain("1 step at learning rate");
   });
 
   test("jax: trains to the target", async () => {
     const [, error] = /largest error (\S+)/.exec(await run("jax.ts"))!;
     expect(Number(error)).toBeLessThan(1e-3);
+  });
+
+  test("train: a model of its own text learns, with a quarter of the state", async () => {
+    const output = await run("train.ts");
+    const [, bytes, bytes32] = /state: (\d+) bytes; in 32-bit: (\d+)/.exec(
+      output,
+    )!;
+    expect(Number(bytes)).toBeLessThan(Number(bytes32) / 2);
+    const losses = [...output.matchAll(/: ([\d.]+) nats a byte/g)].map(
+      ([, loss]) => Number(loss),
+    );
+    expect(losses[0]).toBeGreaterThan(5);
+    expect(losses.at(-1)).toBeLessThan(losses[0]! - 1);
   });
 });

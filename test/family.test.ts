@@ -254,28 +254,28 @@ describe.each(["reference", "wasm"] as const)("on %s", (device) => {
         expectNear(name, data[name], expected[name], startOf(name));
     },
   );
+});
 
-  test("the published algorithms are told apart: none passes for another", async () => {
-    const lr = 0.01;
-    const run = (algorithm: published.Algorithm) => {
-      const p = Float64Array.from(startOf("matrix"));
-      const rule = algorithm(p, shapes.matrix);
-      for (let t = 1; t <= 20; t++)
-        rule(Float64Array.from(gradientOf("matrix", t)), rate(lr)(t), t);
-      return p;
-    };
-    const results = cases.map(([, , algorithm]) => run(algorithm));
-    results.forEach((one, i) =>
-      results.slice(i + 1).forEach((other, j) => {
-        const far = one.some(
-          (value, k) =>
-            Math.abs(value - other[k]!) >
-            tolerance * Math.max(0.01, Math.abs(value)),
-        );
-        expect(far, `${cases[i]![0]} and ${cases[i + 1 + j]![0]}`).toBe(true);
-      }),
-    );
-  });
+test("the published algorithms are told apart: none passes for another", async () => {
+  const lr = 0.01;
+  const run = (algorithm: published.Algorithm) => {
+    const p = Float64Array.from(startOf("matrix"));
+    const rule = algorithm(p, shapes.matrix);
+    for (let t = 1; t <= 20; t++)
+      rule(Float64Array.from(gradientOf("matrix", t)), rate(lr)(t), t);
+    return p;
+  };
+  const results = cases.map(([, , algorithm]) => run(algorithm));
+  results.forEach((one, i) =>
+    results.slice(i + 1).forEach((other, j) => {
+      const far = one.some(
+        (value, k) =>
+          Math.abs(value - other[k]!) >
+          tolerance * Math.max(0.01, Math.abs(value)),
+      );
+      expect(far, `${cases[i]![0]} and ${cases[i + 1 + j]![0]}`).toBe(true);
+    }),
+  );
 });
 
 /** float32 rounds 200 times, half an ulp each, of the parameter as it was. */
@@ -659,6 +659,19 @@ describe("an option changes what it should, and nothing else", () => {
     ]);
     const { memory } = await run(lowbit.adafactor(), { count: 1 });
     expect(memory.stateBytes).toBe(4 * (24 + 40 + 3 * (8 + 10) + 50));
+  });
+
+  test("an average of the parameters goes with every form", async () => {
+    const averaged = lowbit.withAverage(lowbit.adamw);
+    for (const amsgrad of [false, true]) {
+      const plain = await run(lowbit.adamw({ amsgrad, beta2: 0.9 }));
+      const { data, states } = await run(averaged({ amsgrad, beta2: 0.9 }));
+      expect(same(data, plain.data)).toBe(true);
+      for (const one of states) {
+        expect("vmax" in one).toBe(amsgrad);
+        expect(one).toHaveProperty("average");
+      }
+    }
   });
 
   test("an override may choose another form for some tensors", async () => {

@@ -434,7 +434,7 @@ describe("quantize and dequantize", () => {
     [
       "an unknown scale",
       () => quantize([1], { scale: "row" as never }),
-      "format: scale must be 'block' or 'tensor', given 'row'",
+      "format: scale must be 'block', 'tensor' or 'rank1', given 'row'",
     ],
     [
       "an unknown rounding",

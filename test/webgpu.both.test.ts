@@ -1,7 +1,14 @@
 // What the WebGPU engine has beside what every engine has: views, 16-bit
 // types, limits, packing of many tensors into a dispatch.
 
-import { adamw, createOptimizer, type OptimizerHandle } from "lowbit";
+import {
+  adafactor,
+  adamw,
+  createOptimizer,
+  defineOptimizer,
+  type Device,
+  type OptimizerHandle,
+} from "lowbit";
 import { webgpu, type BufferView } from "lowbit/webgpu";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { describeGpu, openDevice } from "./support/gpu.ts";
@@ -58,6 +65,18 @@ describeGpu("the WebGPU engine", () => {
 
   const recipe = adamw({ bits: 8, lr: 1e-2 });
   const quantized = { minQuantizedSize: 0 };
+  const lowering = defineOptimizer({
+    name: "lowering",
+    hyper: { lr: 1e-3 },
+    state: { r: "row", c: "column", top: "one" },
+    update: `
+      u = -1 - abs(g)
+      r = rowmax(u)
+      c = colmax(u * p - 3)
+      top = max(u) + 0.5 * top
+      p = p - lr * (g + r * c * top) / rms(p)
+    `,
+  });
 
   /** What the reference makes of the same start and gradients. */
   async function reference(
@@ -107,6 +126,48 @@ describeGpu("the WebGPU engine", () => {
         1e-6,
       );
       optimizer.dispose();
+    });
+
+    test(`reductions and rank-1 scales over the pieces of a tensor, ${shape}`, async () => {
+      const rows = 300;
+      const columns = 700;
+      const start = values(rows * columns, 5);
+      const gradients = [6, 7].map((seed) => values(rows * columns, seed));
+      for (const recipe of [
+        adafactor({ beta1: 0.9, state: { m: { scale: "rank1" } } }),
+        // Magnitudes below 0: the maximum of a part that has no elements is not 0.
+        lowering({ bits: 8, lr: 1e-2 }),
+      ]) {
+        const [data, expected] = [start.slice(), start.slice()];
+        const on = (w: Float32Array, device: Device) =>
+          createOptimizer(
+            recipe,
+            { w: { data: w, shape: [rows, columns] } },
+            { device, ...quantized },
+          );
+        // Three pieces and a bit, which begin and end within a row.
+        const binding = 4 * 65536 + 512;
+        const ours = await on(data, webgpu(device, { ...options, binding }));
+        const theirs = await on(expected, "reference");
+        for (const w of gradients) {
+          await ours.step({ w });
+          await theirs.step({ w });
+        }
+        expectClose(data, expected, 1e-5);
+        const [mine, yours] = [await ours.state("w"), await theirs.state("w")];
+        for (const [name, state] of Object.entries(yours)) {
+          const own = mine[name]!;
+          const [got, wanted] = [own, state].map((one) =>
+            one.kind === "float" ? one.values : one.scales,
+          );
+          expectClose(
+            got!,
+            wanted!,
+            1e-5 * wanted!.reduce((a, b) => Math.max(a, Math.abs(b)), 0),
+          );
+        }
+        ours.dispose();
+      }
     });
 
     test(`bfloat16 parameters and gradients, ${shape}`, async () => {

@@ -1,5 +1,5 @@
 import type { BinaryOp, CompareOp } from "./parse.ts";
-import { print, type Backend, type Program } from "./program.ts";
+import { print, type Backend, type Program, type Shape } from "./program.ts";
 
 export interface WgslOptions {
   /** `f32`, or `vec4f` for four elements at a time. Default `vec4f`. */
@@ -8,6 +8,8 @@ export interface WgslOptions {
   readonly input: (name: string) => string;
   /** WGSL expression of type f32 for a uniform. */
   readonly uniform: (index: number) => string;
+  /** WGSL expression, of the type, for a value that is not per element. */
+  readonly small?: (index: number, shape: Shape) => string;
   /** Prefix of the `let` names; default `t`. */
   readonly prefix?: string;
 }
@@ -72,6 +74,9 @@ export function printWgsl(
       bind(infix[op] ? `${a} ${infix[op]} ${b}` : `${op}(${a}, ${b})`),
     compare: (op, a, b) => bind(`${a} ${infix[op]} ${b}`),
     select: (condition, a, b) => bind(`select(${b}, ${a}, ${condition})`),
+    ...(options.small && {
+      small: (index, shape) => bind(options.small!(index, shape)),
+    }),
   };
   return { results: print(program, wanted, backend, given), statements };
 }

@@ -101,9 +101,11 @@ export interface StorageOptions {
 export type RecipeOptions<H extends Hyper = Hyper> = {
   readonly [K in keyof H]?: K extends "lr"
     ? LearningRate
-    : H[K] extends boolean
-      ? boolean
-      : number;
+    : HyperValue extends H[K]
+      ? HyperValue
+      : H[K] extends boolean
+        ? boolean
+        : number;
 } & StorageOptions;
 
 /** An optimizer, its hyperparameters and how its states are stored. */

@@ -7,9 +7,9 @@ import { defineOptimizer, defineRecipe } from "./define.ts";
  *
  * A `maxUnorm` above 0 is bitsandbytes' LARS instead: momentum as in SGD, and
  * where the norm of the update exceeds maxUnorm * norm(p) the update is scaled
- * down to it. `trustCoefficient` is not read then. Its kernel takes the norm before it adds the
- * last decay term; ours takes the update's own. A tensor of zeros is not
- * capped, since it could never move.
+ * down to it; `trustCoefficient` is not read then. Its kernel takes the norm
+ * before it adds the last decay term, ours takes the update's own. A tensor of
+ * zeros is not capped, since it could never move.
  */
 export const lars = /* @__PURE__ */ defineOptimizer({
   name: "lars",

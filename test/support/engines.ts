@@ -55,9 +55,6 @@ export const engines: readonly EngineEntry[] = [
     close: closeWebgpu,
     skipReason: gpuSkipReason(),
     exact: false,
-    noReductions: "the WebGPU engine has no reductions yet",
-    noShapes:
-      "the WebGPU engine has no rank-1 scales, reductions and 16-bit state yet",
     slow: await softwareGpu(),
   },
 ];

@@ -29,21 +29,61 @@ export function buildStatistics(): ModuleBuilder {
   const sums = [0, 1, 2, 3].map(() => fn.let("v128", f64x2.const(0)));
   const bad = fn.let("i32", i32.const(0));
 
-  const groups = fn.let("i32", i32.shr_u(count.get, i32.const(3)));
+  // Sixteen elements a turn. Whether all are finite is looked at once a run of
+  // turns; one that has others is done again, with masks.
+  const runs = fn.let(
+    "i32",
+    i32.shr_u(count.get, i32.const(Math.log2(runElements))),
+  );
+  const left = fn.local("i32");
+  const worst = fn.local("v128");
+  const saved = sums.map(() => fn.local("v128"));
+  const eachTurn = (turn: (at: Code) => void): Code => [
+    ...left.set(i32.const(runElements / 16)),
+    ...doWhile(
+      fn.capture(() => {
+        for (const offset of [0, 16, 32, 48])
+          turn(i32.add(gradient.get, i32.const(offset)));
+        fn.emit(gradient.bump(64));
+      }),
+      left.tee(i32.sub(left.get, i32.const(1))),
+    ),
+  ];
+  const pair = (offset: number): readonly [Local, Local] =>
+    offset % 2 === 0 ? [sums[0]!, sums[1]!] : [sums[2]!, sums[3]!];
+  let turnOf = 0;
   const body = fn.capture(() => {
-    addSquares(fn, gradient.get, [sums[0]!, sums[1]!], bad);
-    addSquares(
-      fn,
-      i32.add(gradient.get, i32.const(16)),
-      [sums[2]!, sums[3]!],
-      bad,
+    fn.emit(
+      worst.set(i32x4.const(0)),
+      ...saved.map((copy, i) => copy.set(sums[i]!.get)),
+      eachTurn((at) => {
+        const value = fn.let("v128", v128.load(at));
+        fn.emit(worst.set(i32x4.max_u(worst.get, i32x4.shl(value.get, 1))));
+        sumSquares(fn, value, pair(turnOf++));
+      }),
+      when(v128.any_true(i32x4.ge_u(worst.get, i32x4.const(infiniteTwice))), [
+        ...gradient.bump(-4 * runElements),
+        ...saved.flatMap((copy, i) => sums[i]!.set(copy.get)),
+        ...eachTurn((at) => addSquares(fn, at, pair(turnOf++), bad)),
+      ]),
     );
+  });
+  fn.emit(
+    when(runs.get, doWhile(body, runs.tee(i32.sub(runs.get, i32.const(1))))),
+  );
+  const groups = fn.let(
+    "i32",
+    i32.shr_u(i32.and(count.get, i32.const(runElements - 1)), i32.const(3)),
+  );
+  const few = fn.capture(() => {
+    addSquares(fn, gradient.get, pair(0), bad);
+    addSquares(fn, i32.add(gradient.get, i32.const(16)), pair(1), bad);
     fn.emit(gradient.bump(32));
   });
   fn.emit(
     when(
       groups.get,
-      doWhile(body, groups.tee(i32.sub(groups.get, i32.const(1)))),
+      doWhile(few, groups.tee(i32.sub(groups.get, i32.const(1)))),
     ),
   );
   // The last elements, in scratch, beside zeros.
@@ -90,21 +130,34 @@ export function buildStatistics(): ModuleBuilder {
   return module;
 }
 
+const infiniteTwice = 0xff000000; // bits of Infinity, shifted left by one
+/** Elements between two looks at whether all were finite. */
+const runElements = 1024;
+
+/** Adds the squares of four elements, leaving out and counting what is not finite. */
 function addSquares(
   fn: FunctionBuilder,
   at: Code,
-  [low, high]: readonly [Local, Local],
+  into: readonly [Local, Local],
   bad: Local,
 ): void {
   const value = fn.let("v128", v128.load(at));
   const notFinite = fn.let(
     "v128",
-    i32x4.ge_u(i32x4.shl(value.get, 1), i32x4.const(0xff000000)),
+    i32x4.ge_u(i32x4.shl(value.get, 1), i32x4.const(infiniteTwice)),
   );
   fn.emit(
     bad.set(i32.add(bad.get, i32.popcnt(i32x4.bitmask(notFinite.get)))),
     value.set(v128.and(value.get, v128.not(notFinite.get))),
   );
+  sumSquares(fn, value, into);
+}
+
+function sumSquares(
+  fn: FunctionBuilder,
+  value: Local,
+  [low, high]: readonly [Local, Local],
+): void {
   const swap = [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7];
   const halves: readonly (readonly [Local, Code])[] = [
     [low, value.get],

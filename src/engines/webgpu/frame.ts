@@ -5,17 +5,22 @@
  *
  * What was measured and why it looks as it does is in bench/gpu/notes.md.
  */
+import { watchedNodes, type Shape } from "../../formula/program.ts";
 import { printWgsl } from "../../formula/wgsl.ts";
 import { encodeFunction } from "./encode.ts";
 import { isSteps, stepFunctions } from "./steps.ts";
 import {
   carriesGradient,
+  isStochasticHalf,
   kernelShape,
   type KernelShape,
   type KernelSpec,
   type QuantizedState,
+  type StateSpec,
 } from "./kernel.ts";
-import { loadFunctions, storeFunctions } from "./operands.ts";
+import { loadFunctions, smallBinding, storeFunctions } from "./operands.ts";
+import { passCode } from "./reduce.ts";
+import { isRank1 } from "./small.ts";
 
 /** The words of the report buffer; the tensors' scales follow. */
 export const reportWords = { nonFinite: 0, skip: 1, factor: 2, norm: 3 };
@@ -25,12 +30,19 @@ export function kernelCode(spec: KernelSpec): string {
   const code = generate(spec);
   // The only segment's fields are constants of the dispatch: as such they take
   // no registers.
-  return spec.segments === 1
-    ? code
-        .replaceAll("here = job.list[own];", "")
-        .replaceAll("job.list[own].", "job.list[0].")
-        .replaceAll("here.", "job.list[0].")
-    : code;
+  return spec.segments === 1 ? ofOneSegment(code) : code;
+}
+
+const ofOneSegment = (code: string): string =>
+  code
+    .replaceAll("here = job.list[own];", "")
+    .replaceAll("job.list[own].", "job.list[0].")
+    .replaceAll("here.", "job.list[0].");
+
+/** The kernel of a pass before the update. */
+export function passKernelCode(shape: KernelShape, pass: number): string {
+  const code = passCode(shape, passDeclarations(shape), pass);
+  return shape.spec.segments === 1 ? ofOneSegment(code) : code;
 }
 
 function generate(spec: KernelSpec): string {
@@ -47,6 +59,7 @@ function generate(spec: KernelSpec): string {
     helpers,
     tableFunctions(shape),
     ...shape.quantized.map(codeFunctions),
+    ...shape.halves.map(halfFunctions),
     loadFunctions(shape),
     storeFunctions(shape),
     advanceFunction(shape),
@@ -101,8 +114,17 @@ ${
     : ""
 }
     if (live) {
-${quantized.map((state) => `      let peak_${state.name} = ${isBlock(state) ? `atomicLoad(&peaks[current + ${peakIndex(shape, state)}])` : tensorPeak(state)};`).join("\n")}
-      store_states(at, lane${quantized.map(({ name }) => `, peak_${name}`).join("")});
+${quantized
+  .filter(hasPeak)
+  .map(
+    (state) =>
+      `      let peak_${state.name} = ${isBlock(state) ? `atomicLoad(&peaks[current + ${peakIndex(shape, state)}])` : tensorPeak(state)};`,
+  )
+  .join("\n")}
+      store_states(at, lane${quantized
+        .filter(hasPeak)
+        .map(({ name }) => `, peak_${name}`)
+        .join("")});
 ${blocks.map((state) => `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at, peak_${state.name}); }`).join("\n")}
     }
   }
@@ -152,7 +174,14 @@ ${blocks.map((state) => `      peaks_${state.name}[${block(state)}] = max(peaks_
       let at = first + k;
       let lane = advance(at);
       store_parameter(at, lane);
-      store_states(at, lane${quantized.map((state) => (isBlock(state) ? `, peaks_${state.name}[${block(state)}]` : `, ${tensorPeak(state)}`)).join("")});
+      store_states(at, lane${quantized
+        .filter(hasPeak)
+        .map((state) =>
+          isBlock(state)
+            ? `, peaks_${state.name}[${block(state)}]`
+            : `, ${tensorPeak(state)}`,
+        )
+        .join("")});
     }
 ${blocks.map((state) => `    for (var k = 0u; first + k < end; k += ${state.format.blockSize / (4 * quads)}u) { store_scale_${state.name}(first + k, peaks_${state.name}[${block(state)}]); }`).join("\n")}
   }
@@ -164,7 +193,7 @@ ${rotateScales(shape)}
 function measureMain(shape: KernelShape): string {
   const { workgroup, solo } = shape.spec;
   const { quantized, run } = shape;
-  const whole = quantized.filter((state) => !isBlock(state));
+  const whole = quantized.filter(isTensor);
   return `
 ${solo ? "" : `var<workgroup> peaks: array<atomic<u32>, ${whole.length}>;`}
 @compute @workgroup_size(${workgroup})
@@ -200,13 +229,16 @@ ${solo ? "" : whole.map(({ name }, i) => `  if (invocation == ${i}u && !skipped)
  * one is found, and the third is cleared for the next step.
  */
 function rotateScales({ quantized }: KernelShape): string {
-  const whole = quantized.filter((state) => !isBlock(state));
+  const whole = quantized.filter(isTensor);
   if (whole.length === 0) return "";
   return `  if (span == here.first_span && invocation == 0u) {
 ${whole.map(({ name }) => `    atomicStore(&report[here.${name}_spare], 0u);\n    if (skipped) { atomicStore(&report[here.${name}_next], atomicLoad(&report[here.${name}_peak])); }`).join("\n")}
   }`;
 }
 
+const isTensor = ({ format }: QuantizedState) => format.scale === "tensor";
+/** Whether a whole block or tensor has one scale, and so one largest magnitude. */
+const hasPeak = (state: QuantizedState) => !isRank1(state.format);
 const isBlock = ({ format }: QuantizedState) => format.scale === "block";
 const tensorPeak = ({ name }: QuantizedState) =>
   `atomicLoad(&report[here.${name}_next])`;
@@ -217,8 +249,7 @@ const peakIndex = (shape: KernelShape, state: QuantizedState) =>
 const skipped = ({ spec }: KernelShape) =>
   spec.guarded ? `atomicLoad(&report[${reportWords.skip}]) != 0u` : "false";
 
-function declarations(shape: KernelShape): string {
-  const { spec, quantized, floats, fields, tables, quads } = shape;
+function jobDeclaration({ spec, fields }: KernelShape): string {
   const isFloat = (field: string) => /^u\d+$/.test(field);
   return `
 struct Segment {
@@ -234,12 +265,36 @@ struct Job {
   list: array<Segment, ${spec.segments}>,
 }
 @group(0) @binding(0) var<uniform> job: Job;
+var<private> here: Segment;
+`;
+}
+
+/** What a pass reads, a word at a time. */
+function passDeclarations(shape: KernelShape): string {
+  const { quantized, halves, floats } = shape;
+  const declare = (binding: number, access: string, name: string, of: string) =>
+    `@group(0) @binding(${binding}) var<storage, ${access}> ${name}: array<${of}>;`;
+  return [
+    jobDeclaration(shape),
+    quantized.length > 0 ? declare(1, "read", "tables", "i32") : "",
+    declare(2, "read_write", "report", "u32"),
+    quantized.length + halves.length > 0
+      ? declare(3, "read_write", "codes", "u32")
+      : "",
+    floats.length > 0 ? declare(4, "read_write", "floats", "f32") : "",
+    declare(smallBinding, "read_write", "smalls", "f32"),
+  ].join("\n");
+}
+
+function declarations(shape: KernelShape): string {
+  const { spec, quantized, halves, floats, tables, quads, small } = shape;
+  return `
+${jobDeclaration(shape)}
 ${quantized.length > 0 ? `@group(0) @binding(1) var<storage, read> tables: array<i32, ${tables.length}>;` : ""}
 @group(0) @binding(2) var<storage, read_write> report: array<atomic<u32>>;
-${quantized.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32>;` : ""}
+${quantized.length + halves.length > 0 ? `@group(0) @binding(3) var<storage, read_write> codes: array<u32>;` : ""}
 ${floats.length > 0 ? `@group(0) @binding(4) var<storage, read_write> floats: array<vec4f>;` : ""}
-var<private> here: Segment;
-
+${small ? cellFunctions(shape) : ""}
 fn find_segment(span: u32) -> u32 {
   var found = 0u;
   for (var half = ${spec.segments >> 1}u; half > 0u; half /= 2u) {
@@ -250,6 +305,56 @@ fn find_segment(span: u32) -> u32 {
 /// Words of ${4 * quads} elements in this segment; an invocation takes them whole.
 fn words(index: u32) -> u32 { return (job.list[index].length + ${4 * quads - 1}u) / ${4 * quads}u; }`;
 }
+
+/** Where elements lie in their matrix, and what is not per element, for four of them. */
+function cellFunctions({ spec: { program } }: KernelShape): string {
+  return `
+@group(0) @binding(${smallBinding}) var<storage, read_write> smalls: array<vec4f>;
+struct Cells { matrix: vec4u, row: vec4u, column: vec4u, one_row: bool }
+fn find_cells(quad: u32) -> Cells {
+  let first = 4u * quad + here.index;
+  let row = first / here.columns;
+  var found: Cells;
+  found.row = vec4u(row);
+  found.column = vec4u(first - row * here.columns) + vec4u(0u, 1u, 2u, 3u);
+  found.one_row = found.column.w < here.columns;
+  if (!found.one_row) {
+    let each = vec4u(first) + vec4u(0u, 1u, 2u, 3u);
+    found.row = each / vec4u(here.columns);
+    found.column = each - found.row * here.columns;
+  }
+  ${program.needsMatrix ? "if (here.matrices > 1u) { found.matrix = found.row / vec4u(here.rows); }" : ""}
+  return found;
+}
+fn gather(at: vec4u) -> vec4f {
+  return vec4f(smalls[at.x / 4u][at.x % 4u], smalls[at.y / 4u][at.y % 4u], smalls[at.z / 4u][at.z % 4u], smalls[at.w / 4u][at.w % 4u]);
+}
+fn small_one(at: u32) -> vec4f { return vec4f(smalls[at / 4u][at % 4u]); }
+fn small_row(at: u32, row: vec4u, cells: Cells) -> vec4f {
+  if (cells.one_row) { return small_one(at + row.x); }
+  return gather(at + row);
+}
+fn small_column(at: u32, column: vec4u, cells: Cells) -> vec4f {
+  let first = at + column.x;
+  if (cells.one_row && first % 4u == 0u) { return smalls[first / 4u]; }
+  return gather(at + column);
+}`;
+}
+
+/** The value, for four elements, of a node that is not per element. */
+const smallValue = (k: number) => (index: number, kind: Shape) => {
+  const at = `here.n${index}`;
+  switch (kind) {
+    case "matrix":
+      return `small_row(${at}, cells${k}.matrix, cells${k})`;
+    case "row":
+      return `small_row(${at}, cells${k}.row, cells${k})`;
+    case "column":
+      return `small_column(${at}, cells${k}.matrix * here.columns + cells${k}.column, cells${k})`;
+    default:
+      return `small_one(${at})`;
+  }
+};
 
 const helpers = `
 /// Of magnitudes, as bits: they order like the numbers.
@@ -321,6 +426,26 @@ function countBad({ spec }: KernelShape, count: string): string {
     : "";
 }
 
+/** Four 16-bit values of one state, from two words and back. */
+function halfFunctions({ name, format }: StateSpec): string {
+  const more = isStochasticHalf(format)
+    ? `random_bits(here.${name}_key, index) >> vec4u(16u)`
+    : "vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u))";
+  return `
+fn load_${name}(quad: u32) -> vec4f {
+  let low = codes[here.${name}_at + 2u * quad];
+  let high = codes[here.${name}_at + 2u * quad + 1u];
+  return bitcast<vec4f>(vec4u(low << 16u, low & 0xffff0000u, high << 16u, high & 0xffff0000u));
+}
+fn store_${name}(quad: u32, value: vec4f) {
+  let bits = bitcast<vec4u>(value);
+  let index = 4u * quad + here.index;
+  let halves = (bits + (${more})) >> vec4u(16u);
+  codes[here.${name}_at + 2u * quad] = halves.x | (halves.y << 16u);
+  codes[here.${name}_at + 2u * quad + 1u] = halves.z | (halves.w << 16u);
+}`;
+}
+
 const perQuad = <T>({ quads }: KernelShape, part: (k: number) => T): T[] =>
   Array.from({ length: quads }, (_, k) => part(k));
 
@@ -332,6 +457,8 @@ function advanceFunction(shape: KernelShape): string {
   const watchGradient = !newNodes.some((node) =>
     carriesGradient(program, node),
   );
+  // What a reduction takes of the gradient alone must be finite as well.
+  const watchedOnly = skip ? watchedNodes(program) : [];
   const masked = !aligned || quads > 1;
   const quad = (k: number) => {
     const formula = {
@@ -339,21 +466,25 @@ function advanceFunction(shape: KernelShape): string {
       input: (name: string) =>
         name === "p" || name === "g" ? `${name}${k}` : `old_${name}${k}`,
       uniform: (index: number) => `here.u${index}`,
+      small: smallValue(k),
     } as const;
-    const fresh = printWgsl(program, newNodes, {
+    const fresh = printWgsl(program, [...newNodes, ...watchedOnly], {
       ...formula,
       prefix: `s${k}_`,
     });
     return `
   let quad${k} = at * ${quads}u + ${k}u;
+${shape.small ? `  let cells${k} = find_cells(quad${k});` : ""}
   let p${k} = load_p(quad${k});
   let g${k} = load_g(quad${k})${clip ? ` * bitcast<f32>(atomicLoad(&report[${reportWords.factor}]))` : ""};
-${states.map((state) => loadState(shape, state.index, k)).join("\n")}
+${states.map((state) => loadState(shape, state, k)).join("\n")}
 ${fresh.statements.map((line) => `  ${line}`).join("\n")}
-${states.map(({ name }, i) => `  var new_${name}${k} = ${masked ? `select(vec4f(0.0), ${fresh.results[i]}, inside(quad${k}))` : fresh.results[i]};`).join("\n")}`;
+${states.map(({ name }, i) => `  var new_${name}${k} = ${masked ? `select(vec4f(0.0), ${fresh.results[i]}, inside(quad${k}))` : fresh.results[i]};`).join("\n")}
+${watchedOnly.map((_, i) => `  let watched${i}_${k} = ${fresh.results[states.length + i]};`).join("\n")}`;
   };
   const watched = perQuad(shape, (k) => [
     ...states.map(({ name }) => `new_${name}${k}`),
+    ...watchedOnly.map((_, i) => `watched${i}_${k}`),
     ...(watchGradient ? [`g${k}`] : []),
   ]);
   const update = mode === "update";
@@ -388,6 +519,7 @@ ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${
         input: (name) =>
           name === "p" || name === "g" ? `${name}${k}` : `old_${name}${k}`,
         uniform: (index) => `here.u${index}`,
+        small: smallValue(k),
       },
       given,
     );
@@ -420,33 +552,67 @@ const codeWords = ({ quads }: KernelShape, { width }: QuantizedState) =>
 function loadCodes(shape: KernelShape, state: QuantizedState): string {
   const { name, format } = state;
   const count = codeWords(shape, state);
+  const words = Array.from(
+    { length: count },
+    (_, i) =>
+      `  let bits_${name}${i} = codes[here.${name}_at + at * ${count}u + ${i}u];`,
+  );
+  if (isRank1(format))
+    return [
+      ...words,
+      ...perQuad(
+        shape,
+        (k) =>
+          `  let cells_${name}${k} = find_cells(at * ${shape.quads}u + ${k}u);
+  let scale_${name}${k} = min(small_row(here.${name}_lead, cells_${name}${k}.row, cells_${name}${k}), small_column(here.${name}_last, cells_${name}${k}.column, cells_${name}${k}));`,
+      ),
+    ].join("\n");
   const scale =
     format.scale === "block"
       ? `bitcast<f32>(codes[here.${name}_scales + at / ${lanesPerBlock(shape, state)}u])`
       : `bitcast<f32>(atomicLoad(&report[here.${name}_peak]))`;
-  return [
-    ...Array.from(
-      { length: count },
-      (_, i) =>
-        `  let bits_${name}${i} = codes[here.${name}_at + at * ${count}u + ${i}u];`,
-    ),
-    `  let scale_${name} = ${scale};`,
-  ].join("\n");
+  return [...words, `  let scale_${name} = ${scale};`].join("\n");
 }
 
-function loadState(shape: KernelShape, index: number, k: number): string {
+function loadState(
+  shape: KernelShape,
+  { name, index, format }: StateSpec,
+  k: number,
+): string {
+  if (format.bits === 16)
+    return `  let old_${name}${k} = load_${name}(quad${k});`;
   const state = shape.quantized.find((one) => one.index === index);
-  const { name } = shape.states[index]!;
   if (!state)
     return `  let old_${name}${k} = floats[here.${name}_at + quad${k}];`;
   const word = Math.floor((k * state.width) / 8);
   const shift = (k * state.width * 4) % 32;
-  return `  let old_${name}${k} = decode_${name}(bits_${name}${word}${shift ? ` >> ${shift}u` : ""}) * scale_${name};`;
+  return `  let old_${name}${k} = decode_${name}(bits_${name}${word}${shift ? ` >> ${shift}u` : ""}) * scale_${name}${isRank1(format) ? k : ""};`;
+}
+
+/** Every element has a scale of its own, that of a number by which nothing is divided being 0. */
+function storeByRank1(
+  shape: KernelShape,
+  state: QuantizedState,
+  word: (i: number) => string,
+): string {
+  const { name } = state;
+  const count = codeWords(shape, state);
+  return `
+${perQuad(
+  shape,
+  (k) => `  let next_${name}${k} = find_cells(at * ${shape.quads}u + ${k}u);
+  let scale_${name}${k} = min(small_row(here.${name}_next_lead, next_${name}${k}.row, next_${name}${k}), small_column(here.${name}_next_last, next_${name}${k}.column, next_${name}${k}));
+  // 1 / scale must not be subnormal: it would count as 0.
+  let down_${name}${k} = select(vec4f(1.0), vec4f(0x1p-32f), scale_${name}${k} >= vec4f(0x1p125f));
+  let inverse_${name}${k} = select(vec4f(0.0), vec4f(1.0) / (scale_${name}${k} * down_${name}${k}), scale_${name}${k} > vec4f(0.0));
+  let x_${name}${k} = (lane.${name}${k} * down_${name}${k}) * inverse_${name}${k};`,
+).join("\n")}
+${Array.from({ length: count }, (_, i) => `  codes[here.${name}_at + at * ${count}u + ${i}u] = ${word(i)};`).join("\n")}`;
 }
 
 /** The states' new form; scales are stored apart, when nobody reads the old ones. */
 function storeStates(shape: KernelShape): string {
-  const { quantized, floats } = shape;
+  const { quantized, halves, floats } = shape;
   const store = (state: QuantizedState) => {
     const { name, width, zeroCode, zeroIsZero } = state;
     const count = codeWords(shape, state);
@@ -464,6 +630,7 @@ function storeStates(shape: KernelShape): string {
           return shift ? `((${code}) << ${shift}u)` : `(${code})`;
         })
         .join(" | ");
+    if (isRank1(state.format)) return storeByRank1(shape, state, word);
     return `
   // One division and one test in the common case. The rest: a scale whose
   // inverse would be subnormal and count as 0; and below the smallest normal
@@ -499,8 +666,12 @@ ${
         )
         .join("\n")
 }
-fn store_states(at: u32, lane: Lane${quantized.map(({ name }) => `, peak_${name}: u32`).join("")}) {
+fn store_states(at: u32, lane: Lane${quantized
+    .filter(hasPeak)
+    .map(({ name }) => `, peak_${name}: u32`)
+    .join("")}) {
 ${floats.map(({ name }) => perQuad(shape, (k) => `  ${k > 0 ? `if (any(inside(at * ${shape.quads}u + ${k}u))) { ` : ""}floats[here.${name}_at + at * ${shape.quads}u + ${k}u] = lane.${name}${k};${k > 0 ? " }" : ""}`).join("\n")).join("\n")}
+${halves.map(({ name }) => perQuad(shape, (k) => `  ${k > 0 ? `if (any(inside(at * ${shape.quads}u + ${k}u))) { ` : ""}store_${name}(at * ${shape.quads}u + ${k}u, lane.${name}${k});${k > 0 ? " }" : ""}`).join("\n")).join("\n")}
 ${quantized.map(store).join("\n")}
 }`;
 }

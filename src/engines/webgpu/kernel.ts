@@ -10,6 +10,7 @@ import { encodeWith, thresholds } from "../../formats/encode.ts";
 import type { Program } from "../../formula/program.ts";
 import { inputsOf } from "../../formula/program.ts";
 import { shaderTable, tableWords, type ShaderTable } from "./encode.ts";
+import { isRank1, takesOf, tileFields, usesSmall, type Take } from "./small.ts";
 
 /** How a parameter or gradient is stored; arithmetic is always float32. */
 export type ElementType = "float32" | "float16" | "bfloat16";
@@ -72,9 +73,16 @@ export interface QuantizedState extends StateSpec {
 
 export interface KernelShape {
   readonly spec: KernelSpec;
+  /** States of a value per element. */
   readonly states: readonly StateSpec[];
   readonly quantized: readonly QuantizedState[];
   readonly floats: readonly StateSpec[];
+  /** 16-bit states; they lie with the codes. */
+  readonly halves: readonly StateSpec[];
+  /** What each pass before the update takes. */
+  readonly passes: readonly (readonly Take[])[];
+  /** Whether anything is read that is not per element. */
+  readonly small: boolean;
   /** vec4f an invocation; it owns the words of codes of 4 * quads elements. */
   readonly quads: number;
   /** Words of 4 * quads elements that one invocation takes in turn; 1 unless solo. */
@@ -93,11 +101,9 @@ export const jobHeader = 16;
 
 export function kernelShape(spec: KernelSpec): KernelShape {
   const { program, formats, workgroup } = spec;
-  const states = program.states.map((name, index): StateSpec => ({
-    name,
-    index,
-    format: formats[index]!,
-  }));
+  const states = program.states
+    .map((name, index): StateSpec => ({ name, index, format: formats[index]! }))
+    .filter(({ index }) => program.stateShapes[index] === "element");
   const isBlock = ({ format }: StateSpec) =>
     format.kind === "quantized" && format.scale === "block";
   const blocks = states
@@ -106,7 +112,7 @@ export function kernelShape(spec: KernelSpec): KernelShape {
   // Whole words: a word of narrow codes holds more than four elements. And a
   // block lies within a workgroup.
   const widths = states.map(({ format }) =>
-    format.kind === "float" ? 32 : storedBits(format.bits),
+    format.kind === "float" ? format.bits : storedBits(format.bits),
   );
   const quads = Math.max(
     spec.quads,
@@ -174,7 +180,10 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     spec,
     states,
     quantized,
-    floats: states.filter(({ format }) => format.kind === "float"),
+    floats: states.filter(({ format }) => format.bits === 32),
+    halves: states.filter(({ format }) => format.bits === 16),
+    passes: takesOf(program, formats),
+    small: usesSmall(program, formats),
     quads,
     run,
     peaks,
@@ -194,15 +203,39 @@ function segmentFields(
   for (const { name } of states) fields.push(`${name}_at`);
   for (const { name, format, gapsAt } of quantized) {
     if (format.scale === "block") fields.push(`${name}_scales`);
+    else if (isRank1(format)) fields.push(...rank1Fields(name));
     else fields.push(`${name}_peak`, `${name}_next`, `${name}_spare`);
     if (gapsAt !== undefined) fields.push(`${name}_key`);
   }
+  for (const { name, format } of states)
+    if (isStochasticHalf(format)) fields.push(`${name}_key`);
   if (spec.parameterRounding === "stochastic") fields.push("p_key");
+  if (usesSmall(spec.program, spec.formats)) {
+    fields.push(...tileFields);
+    spec.program.small.forEach((small, index) => {
+      if (small) fields.push(`n${index}`);
+    });
+    const passes = takesOf(spec.program, spec.formats);
+    passes.forEach((takes, pass) =>
+      takes.forEach((_, i) => fields.push(`t${pass}_${i}`)),
+    );
+  }
   for (let i = 0; i < spec.program.uniformCount; i++) fields.push(`u${i}`);
   // A list in uniform memory has strides of 16 bytes.
   for (let i = 0; fields.length % 4 !== 0; i++) fields.push(`pad${i}`);
   return fields;
 }
+
+/** Where the scales of leading axes and of the last one begin: old ones, new ones. */
+export const rank1Fields = (name: string): string[] => [
+  `${name}_lead`,
+  `${name}_last`,
+  `${name}_next_lead`,
+  `${name}_next_last`,
+];
+
+export const isStochasticHalf = (format: Format): boolean =>
+  format.bits === 16 && format.rounding === "stochastic";
 
 /** Bytes of the job list that a kernel is bound to. */
 export function jobBytes({ spec, fields }: KernelShape): number {

@@ -8,6 +8,10 @@ import type { Piece } from "./plan.ts";
 /** One state of a piece. */
 export type StatePlace =
   | { readonly kind: "float"; readonly at: Place }
+  /** 16 bits a value, with the codes. */
+  | { readonly kind: "half"; readonly at: Place }
+  /** Not per element: with the tensor and not with its pieces, see small.ts. */
+  | { readonly kind: "small" }
   | {
       readonly kind: "quantized";
       readonly codes: Place;
@@ -26,20 +30,27 @@ const pieceStep = 65536;
 const padding = 16;
 
 export function placeTensor(
-  { size, formats }: Pick<TensorPlan, "size" | "formats">,
+  { size, formats, program }: TensorPlan,
   tensor: number,
   codes: Arena,
   floats: Arena,
   bindingBytes: number,
 ): PlacedPiece[] {
-  const most = pieceLength(formats, codes, floats, bindingBytes);
+  const small = formats.map((_, s) => program.stateShapes[s] !== "element");
+  const each = formats.filter((_, s) => !small[s]);
+  const most = pieceLength(each, codes, floats, bindingBytes);
   const pieces: PlacedPiece[] = [];
   for (let start = 0; start < size; start += most) {
     const length = Math.min(most, size - start);
     const padded = alignUp(length, padding);
     let codeSize = 0;
     let floatSize = 0;
-    const relative = formats.map((format) => {
+    const relative = formats.map((format, s) => {
+      if (small[s]) return { at: 0 };
+      if (format.bits === 16) {
+        codeSize += 2 * padded;
+        return { at: codeSize - 2 * padded };
+      }
       if (format.kind === "float") {
         const at = floatSize;
         floatSize += 4 * padded;
@@ -65,9 +76,12 @@ export function placeTensor(
       codesChunk: code?.chunk ?? -1,
       floatsChunk: float?.chunk ?? -1,
       states: formats.map((format, i): StatePlace => {
+        if (small[i]) return { kind: "small" };
         const { at, scalesAt } = relative[i]!;
         if (format.kind === "float")
-          return { kind: "float", at: shifted(float!, at) };
+          return format.bits === 16
+            ? { kind: "half", at: shifted(code!, at) }
+            : { kind: "float", at: shifted(float!, at) };
         return {
           kind: "quantized",
           codes: shifted(code!, at),
@@ -89,7 +103,8 @@ function pieceLength(
   let codeBits = 0;
   let floatBytes = 0;
   for (const format of formats)
-    if (format.kind === "float") floatBytes += 4;
+    if (format.bits === 16) codeBits += 16;
+    else if (format.kind === "float") floatBytes += 4;
     else
       codeBits +=
         8 * codeBytes(format.bits, 1) +

@@ -9,7 +9,9 @@
 import type { ElementType, KernelShape } from "./kernel.ts";
 import { reportWords } from "./frame.ts";
 
-export const firstSlotBinding = 5;
+/** What is not per element, see small.ts. */
+export const smallBinding = 5;
+export const firstSlotBinding = 6;
 
 /** Bytes of an element. */
 export const elementBytes = (type: ElementType): number =>
@@ -43,6 +45,26 @@ function slotDeclarations(
     (_, slot) =>
       `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${accessType(type, aligned)}>;`,
   );
+}
+
+/** Declarations of the slots, and `one_p(i)` and `one_g(i)`: one element of a segment. */
+export function oneFunctions(shape: KernelShape): string {
+  const { parameterType, gradientType, slots, aligned } = shape.spec;
+  const one = (name: "p" | "g", type: ElementType, after: number) => {
+    const access = name === "p" ? "read_write" : "read";
+    const word =
+      type === "float32"
+        ? (slot: number) => `return ${name}_${slot}[at];`
+        : (slot: number) =>
+            `${type === "float16" ? `return unpack2x16float(${name}_${slot}[at / 2u])[at % 2u];` : `return bitcast<f32>((${name}_${slot}[at / 2u] >> (16u * (at % 2u))) << 16u);`}`;
+    return `
+${Array.from({ length: slots }, (_, slot) => `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${type === "float32" ? "f32" : "u32"}>;`).join("\n")}
+fn one_${name}(i: u32) -> f32 {
+  let at = ${aligned ? "4u * " : ""}here.${name}_at + i;
+  ${onSlot(name, slots, word)}
+}`;
+  };
+  return one("p", parameterType, 0) + one("g", gradientType, slots);
 }
 
 /** The same statement for every slot, behind a switch where there are several. */

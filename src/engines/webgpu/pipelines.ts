@@ -1,6 +1,6 @@
 /** Compiled kernels of a device; kept as long as the device, since compiling takes longer than steps. */
-import { firstSlotBinding } from "./operands.ts";
-import { kernelCode } from "./frame.ts";
+import { firstSlotBinding, smallBinding } from "./operands.ts";
+import { kernelCode, passKernelCode } from "./frame.ts";
 import {
   jobBytes,
   kernelShape,
@@ -17,6 +17,8 @@ export interface Kernel {
   readonly update: GPUComputePipeline;
   /** Where a scale of the whole tensor must be found first. */
   readonly measure: GPUComputePipeline | undefined;
+  /** What reductions and rank-1 scales need to know first. */
+  readonly passes: readonly GPUComputePipeline[];
 }
 
 /** Compiled by text, so that equal kernels of several optimizers are one. */
@@ -66,7 +68,7 @@ export function bindGroupLayout(
 }
 
 export function kernelBindings(shape: KernelShape): Entry[] {
-  const { spec, quantized, floats } = shape;
+  const { spec, quantized, halves, floats, small } = shape;
   const slots = (after: number, type: GPUBufferBindingType) =>
     Array.from({ length: spec.slots }, (_, slot) => ({
       binding: firstSlotBinding + after + slot,
@@ -75,25 +77,23 @@ export function kernelBindings(shape: KernelShape): Entry[] {
   return [
     { binding: 0, type: "uniform" },
     ...(quantized.length > 0
-      ? ([
-          { binding: 1, type: "read-only-storage" },
-          { binding: 3, type: "storage" },
-        ] as const)
+      ? ([{ binding: 1, type: "read-only-storage" }] as const)
+      : []),
+    ...(quantized.length + halves.length > 0
+      ? ([{ binding: 3, type: "storage" }] as const)
       : []),
     { binding: 2, type: "storage" },
     ...(floats.length > 0 ? ([{ binding: 4, type: "storage" }] as const) : []),
+    ...(small ? ([{ binding: smallBinding, type: "storage" }] as const) : []),
     ...slots(0, "storage"),
     ...slots(spec.slots, "read-only-storage"),
   ];
 }
 
 /** How many tensors in buffers of their own one dispatch can take. */
-export function slotLimit(
-  device: GPUDevice,
-  { quantized, floats }: Pick<KernelShape, "quantized" | "floats">,
-): number {
-  const taken =
-    1 + (quantized.length > 0 ? 2 : 0) + (floats.length > 0 ? 1 : 0);
+export function slotLimit(device: GPUDevice, shape: KernelShape): number {
+  // Beside uniforms and the slots themselves.
+  const taken = kernelBindings(shape).length - 1 - 2 * shape.spec.slots;
   const { maxStorageBuffersPerShaderStage: most } = device.limits;
   return Math.max(1, Math.min(7, Math.floor((most - taken) / 2)));
 }
@@ -106,7 +106,7 @@ export async function createKernel(
   const layout = bindGroupLayout(device, kernelBindings(shape));
   const whole = shape.quantized.some(({ format }) => format.scale === "tensor");
   const label = `lowbit ${spec.program.owner}`;
-  const [update, measure] = await Promise.all([
+  const [update, measure, ...passes] = await Promise.all([
     compile(device, kernelCode(spec), layout, label),
     whole
       ? compile(
@@ -116,6 +116,14 @@ export async function createKernel(
           `${label} scales`,
         )
       : undefined,
+    ...shape.passes.map((_, pass) =>
+      compile(
+        device,
+        passKernelCode(shape, pass),
+        layout,
+        `${label} pass ${pass + 1}`,
+      ),
+    ),
   ]);
   let tables: GPUBuffer | undefined;
   if (shape.quantized.length > 0) {
@@ -132,7 +140,8 @@ export async function createKernel(
     layout,
     tables,
     jobBytes: jobBytes(shape),
-    update,
+    update: update!,
     measure,
+    passes: passes.map((pass) => pass!),
   };
 }

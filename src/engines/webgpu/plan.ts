@@ -20,6 +20,8 @@ export interface Piece {
   /** Chunk of each arena that holds its states; -1 for none. */
   readonly codesChunk: number;
   readonly floatsChunk: number;
+  /** Of what is not per element. */
+  readonly smallChunk?: number;
 }
 
 /** What a piece reads or writes: a range of a buffer in bytes. */
@@ -102,7 +104,9 @@ export function pack<P extends Piece>(
 }
 
 const sameChunks = (a: Piece, b: Piece) =>
-  a.codesChunk === b.codesChunk && a.floatsChunk === b.floatsChunk;
+  a.codesChunk === b.codesChunk &&
+  a.floatsChunk === b.floatsChunk &&
+  a.smallChunk === b.smallChunk;
 
 /** The binding that this range can join, or a free one, or -1. */
 function findSlot(

@@ -1,6 +1,8 @@
+import { fromBfloat16, toBfloat16 } from "../../formats/bfloat16.ts";
 import { stateBytes, zeroCode } from "../../formats/format.ts";
 import { codeBytes, storedBits } from "../../formats/pack.ts";
 import { mix } from "../../formats/random.ts";
+import { leadingSpread } from "../../formats/rank1.ts";
 import type { Program } from "../../formula/program.ts";
 import type {
   EngineOptions,
@@ -11,6 +13,7 @@ import type {
   StoredState,
   TensorPlan,
 } from "../engine.ts";
+import { stateLength } from "../engine.ts";
 import {
   alignment,
   alignUp,
@@ -22,6 +25,7 @@ import {
 import { fillCodes } from "./fill.ts";
 import { reportHeader, reportWords } from "./frame.ts";
 import {
+  isStochasticHalf,
   jobHeader,
   kernelShape,
   tileElements,
@@ -29,9 +33,18 @@ import {
 } from "./kernel.ts";
 import { placeTensor, type PlacedPiece } from "./layout.ts";
 import { NormPass } from "./norm-pass.ts";
-import { elementBytes, firstSlotBinding } from "./operands.ts";
+import { elementBytes, firstSlotBinding, smallBinding } from "./operands.ts";
 import { createKernel, slotLimit, type Kernel } from "./pipelines.ts";
 import { pack, rangeOf, type Batch, type Range } from "./plan.ts";
+import { passWorkgroup } from "./reduce.ts";
+import {
+  isRank1,
+  lowestBits,
+  placeSmall,
+  smallFields,
+  type SmallPlaces,
+} from "./small.ts";
+import { SmallSteps, type SmallTensor } from "./small-steps.ts";
 
 /** How a session runs on its device; the defaults are what was measured best. */
 export interface Tuning {
@@ -47,6 +60,8 @@ export interface Tuning {
   readonly slots?: number;
   /** Tensors of more elements have a dispatch of their own. */
   readonly alone?: number;
+  /** Most bytes of a binding; larger tensors are cut. Default: the device's limit. */
+  readonly binding?: number;
 }
 
 type Defaults = Required<Omit<Tuning, "workgroup">> & {
@@ -65,6 +80,8 @@ interface Tensor {
   readonly gradient: Required<BufferView> | undefined;
   /** First word of each state's scales in the report buffer, with one scale a tensor. */
   readonly peaks: readonly (number | undefined)[];
+  /** Where lies what is not per element. */
+  readonly small: SmallPlaces | undefined;
 }
 
 interface Dispatch {
@@ -72,6 +89,8 @@ interface Dispatch {
   readonly batch: Batch<PlacedPiece>;
   readonly bindGroup: GPUBindGroup;
   readonly groups: [number, number];
+  /** Of a pass before the update. */
+  readonly tiles: [number, number];
   /** Byte offset of its job in the jobs. */
   readonly job: number;
 }
@@ -95,6 +114,7 @@ export class WebGPUSession implements Session {
   #tensors: Tensor[] = [];
   #codes: Arena;
   #floats: Arena;
+  #smalls: Arena;
   #parameters: Arena;
   #gradients: Arena;
   #report!: GPUBuffer;
@@ -109,6 +129,7 @@ export class WebGPUSession implements Session {
   #plan: Plan | undefined;
   readonly #spare: [GPUBuffer?, GPUBuffer?] = [];
   #norm: NormPass | undefined;
+  #small: SmallSteps | undefined;
   /** Which of three words holds the scales of whole tensors, by tensor. */
   #turns: number[] = [];
   #disposed = false;
@@ -132,11 +153,13 @@ export class WebGPUSession implements Session {
       tiles: tuning.tiles ?? 8,
       slots: tuning.slots ?? Infinity,
       alone: tuning.alone ?? 2 ** 24,
+      binding: tuning.binding ?? device.limits.maxStorageBufferBindingSize,
     };
-    const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
-    const limit = Math.min(maxBufferSize, maxStorageBufferBindingSize);
+    const { maxBufferSize } = device.limits;
+    const limit = Math.min(maxBufferSize, this.#tuning.binding);
     this.#codes = new Arena(limit);
     this.#floats = new Arena(limit);
+    this.#smalls = new Arena(limit);
     this.#parameters = new Arena(maxBufferSize);
     this.#gradients = new Arena(maxBufferSize);
   }
@@ -171,7 +194,6 @@ export class WebGPUSession implements Session {
   async #allocate(plans: readonly TensorPlan[]): Promise<void> {
     const device = this.#device;
     const { resident } = this.#options;
-    const { maxStorageBufferBindingSize } = device.limits;
     let peaks = reportHeader;
     type Draft = Omit<Tensor, "parameter" | "gradient"> & {
       given: Required<BufferView> | undefined;
@@ -186,16 +208,24 @@ export class WebGPUSession implements Session {
           ? undefined
           : resolveView(parameter, size, `parameter '${plan.name}'`);
       const own = resident || !view;
+      const pieces = placeTensor(
+        plan,
+        index,
+        this.#codes,
+        this.#floats,
+        this.#tuning.binding,
+      );
+      const small = placeSmall(
+        plan,
+        passWorkgroup(this.#tuning.solo),
+        pieces.length,
+        this.#smalls,
+      );
       return {
         plan,
         key: `${programId(program)} ${formats.map(formatKey).join(" ")}`,
-        pieces: placeTensor(
-          plan,
-          index,
-          this.#codes,
-          this.#floats,
-          maxStorageBufferBindingSize,
-        ),
+        pieces: pieces.map((piece) => ({ ...piece, smallChunk: small?.chunk })),
+        small,
         given: view,
         own: own ? this.#parameters.place(Math.max(4, 4 * size)) : undefined,
         ownGradient:
@@ -214,6 +244,7 @@ export class WebGPUSession implements Session {
     await this.#scoped("the states", () => {
       this.#codes.create(device, "lowbit codes");
       this.#floats.create(device, "lowbit float32 states");
+      this.#smalls.create(device, "lowbit rows and columns");
       this.#parameters.create(device, "lowbit parameters");
       this.#gradients.create(device, "lowbit gradients");
       const { STORAGE, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
@@ -307,6 +338,7 @@ export class WebGPUSession implements Session {
     const bytes =
       this.#codes.bytes +
       this.#floats.bytes +
+      this.#smalls.bytes +
       this.#parameters.bytes +
       this.#gradients.bytes;
     if (memory ?? thrown)
@@ -323,7 +355,7 @@ export class WebGPUSession implements Session {
       pieces.flatMap(({ states, length }) =>
         states.flatMap((place, s) => {
           const format = plan.formats[s]!;
-          if (place.kind === "float" || format.kind === "float") return [];
+          if (place.kind !== "quantized" || format.kind === "float") return [];
           const zero = zeroCode(format);
           if (zero === 0) return [];
           const width = storedBits(format.bits);
@@ -338,7 +370,15 @@ export class WebGPUSession implements Session {
         }),
       ),
     );
-    fillCodes(this.#device, regions);
+    const maxima = this.#tensors.flatMap(({ small }) =>
+      (small?.lowest ?? []).map(({ at, words }) => ({
+        buffer: this.#smalls.buffer(small!.chunk),
+        offset: 4 * at,
+        words,
+        value: lowestBits,
+      })),
+    );
+    fillCodes(this.#device, [...regions, ...maxima]);
   }
 
   /** Compiles what steps will need, as if gradients lay as the parameters do. */
@@ -346,6 +386,13 @@ export class WebGPUSession implements Session {
     const { clip, skip } = this.#options;
     if (clip || skip === "step")
       this.#norm = await NormPass.create(this.#device, this.#report);
+    this.#small = await SmallSteps.create(
+      this.#device,
+      this.#report,
+      this.#smalls,
+      this.#smallTensors(() => true),
+      this.#tuning.solo,
+    );
     const work = this.#tensors.flatMap((tensor) =>
       tensor.pieces.length > 0
         ? { tensor, gradient: { ...tensor.parameter } }
@@ -355,6 +402,12 @@ export class WebGPUSession implements Session {
       this.#batches(work).map(({ key, spec }) => this.#kernel(key, spec)),
     );
     await Promise.all(this.#kernels.values());
+  }
+
+  #smallTensors(wanted: (index: number) => boolean): SmallTensor[] {
+    return this.#tensors.flatMap(({ key, plan, small: places }, index) =>
+      places && wanted(index) ? [{ index, key, plan, places }] : [],
+    );
   }
 
   #kernel(key: string, spec: KernelSpec): Promise<Kernel> {
@@ -436,7 +489,7 @@ export class WebGPUSession implements Session {
       const batches = pack(pieces, {
         slots: spec.segments === 1 ? 1 : slots,
         segments: spec.segments,
-        bindingBytes: this.#device.limits.maxStorageBufferBindingSize,
+        bindingBytes: this.#tuning.binding,
         elements: Infinity,
       });
       // One variant for all batches of a kind: a pipeline takes longer to
@@ -480,6 +533,7 @@ export class WebGPUSession implements Session {
     }
     this.#reserveJobs(alignUp(jobBytes));
     const dispatches = drafts.map((draft) => this.#dispatch(draft));
+    this.#small?.plan(this.#smallTensors((i) => gradients[i] !== undefined));
     return { gradients, dispatches, jobBytes };
   }
 
@@ -504,7 +558,7 @@ export class WebGPUSession implements Session {
     const { shape } = kernel;
     const { slots } = shape.spec;
     checkAliases(batch, this.#tensors);
-    const { codesChunk, floatsChunk } = batch.segments[0]!.piece;
+    const { codesChunk, floatsChunk, smallChunk } = batch.segments[0]!.piece;
     const entries: GPUBindGroupEntry[] = [
       {
         binding: 0,
@@ -513,14 +567,21 @@ export class WebGPUSession implements Session {
       { binding: 2, resource: { buffer: this.#report } },
     ];
     if (kernel.tables)
-      entries.push(
-        { binding: 1, resource: { buffer: kernel.tables } },
-        { binding: 3, resource: { buffer: this.#codes.buffer(codesChunk) } },
-      );
+      entries.push({ binding: 1, resource: { buffer: kernel.tables } });
+    if (codesChunk >= 0)
+      entries.push({
+        binding: 3,
+        resource: { buffer: this.#codes.buffer(codesChunk) },
+      });
     if (shape.floats.length > 0)
       entries.push({
         binding: 4,
         resource: { buffer: this.#floats.buffer(floatsChunk) },
+      });
+    if (shape.small)
+      entries.push({
+        binding: smallBinding,
+        resource: { buffer: this.#smalls.buffer(smallChunk!) },
       });
     for (let slot = 0; slot < slots; slot++)
       for (const [after, bindings] of [
@@ -552,9 +613,10 @@ export class WebGPUSession implements Session {
         ? Math.max(1, Math.min(most, Math.floor(total / 4096)))
         : 1;
     let spans = 0;
+    let allTiles = 0;
     const words = new Uint32Array(this.#jobData, job);
     batch.segments.forEach(({ piece, p, g, pSlot, gSlot }, i) => {
-      const { plan, parameter } = this.#tensors[piece.tensor]!;
+      const { plan, parameter, pieces, small } = this.#tensors[piece.tensor]!;
       const gradientBytes = elementBytes(shape.spec.gradientType);
       const quad = shape.spec.aligned ? 4 : 1;
       const at = (
@@ -575,11 +637,19 @@ export class WebGPUSession implements Session {
       piece.states.forEach((place, s) => {
         const name = plan.program.states[s]!;
         if (place.kind === "float") values[`${name}_at`] = place.at.offset / 16;
-        else {
+        else if (place.kind === "half")
+          values[`${name}_at`] = place.at.offset / 4;
+        else if (place.kind === "quantized") {
           values[`${name}_at`] = place.codes.offset / 4;
           if (place.scales) values[`${name}_scales`] = place.scales.offset / 4;
         }
       });
+      if (small) {
+        const part = pieces.indexOf(piece);
+        const fields = smallFields(small, plan, piece, part);
+        Object.assign(values, fields, { first_tile: allTiles });
+        allTiles += fields["tile_count"]!;
+      }
       const first = jobHeader / 4 + i * shape.fields.length;
       shape.fields.forEach((field, f) => {
         words[first + f] = values[field] ?? 0;
@@ -592,6 +662,7 @@ export class WebGPUSession implements Session {
       batch,
       job,
       groups: workgroups(spans, this.#device),
+      tiles: workgroups(Math.max(1, allTiles), this.#device),
       bindGroup: this.#device.createBindGroup({
         layout: kernel.layout,
         entries,
@@ -623,6 +694,7 @@ export class WebGPUSession implements Session {
     const plan = this.#plan;
     this.#upload(input, gradients);
     this.#fillJobs(plan, input);
+    this.#small?.fill(input);
     if (plan.jobBytes > 0)
       device.queue.writeBuffer(this.#jobs!, 0, this.#jobData, 0, plan.jobBytes);
     device.queue.writeBuffer(this.#report, 0, new Uint32Array(reportHeader));
@@ -645,6 +717,20 @@ export class WebGPUSession implements Session {
     );
     const pass = encoder.beginComputePass({ label: "lowbit step" });
     if (norm) (await norm)(pass);
+    this.#small?.record(pass, 0);
+    const passes = Math.max(
+      0,
+      ...plan.dispatches.map(({ kernel }) => kernel.passes.length),
+    );
+    for (let number = 0; number < passes; number++) {
+      for (const { kernel, bindGroup, tiles } of plan.dispatches)
+        if (kernel.passes[number]) {
+          pass.setPipeline(kernel.passes[number]);
+          pass.setBindGroup(0, bindGroup);
+          pass.dispatchWorkgroups(...tiles);
+        }
+      this.#small!.record(pass, number + 1);
+    }
     for (const { kernel, bindGroup, groups } of plan.dispatches)
       if (kernel.measure) {
         pass.setPipeline(kernel.measure);
@@ -656,6 +742,7 @@ export class WebGPUSession implements Session {
       pass.setBindGroup(0, bindGroup);
       pass.dispatchWorkgroups(...groups);
     }
+    this.#small?.finish(pass);
     pass.end();
     const written = this.#copyOut(encoder, gradients);
     device.queue.submit([encoder.finish()]);
@@ -712,7 +799,7 @@ export class WebGPUSession implements Session {
     const words = new Uint32Array(this.#jobData);
     const floats = new Float32Array(this.#jobData);
     for (const { kernel, batch, job } of dispatches) {
-      const { fields, quantized, spec } = kernel.shape;
+      const { fields, quantized, halves, spec } = kernel.shape;
       const at = (name: string) => fields.indexOf(name);
       const u0 = at("u0");
       batch.segments.forEach(({ piece }, i) => {
@@ -721,6 +808,9 @@ export class WebGPUSession implements Session {
         if (uniforms.length > 0) floats.set(uniforms, base + u0);
         if (spec.parameterRounding === "stochastic")
           words[base + at("p_key")] = mix((keys[0] ?? 0) ^ 0x9e3779b9);
+        for (const { name, index, format } of halves)
+          if (isStochasticHalf(format))
+            words[base + at(`${name}_key`)] = keys[index]!;
         const turn = this.#turns[piece.tensor]!;
         for (const { name, index, gapsAt } of quantized) {
           if (gapsAt !== undefined)
@@ -813,10 +903,44 @@ export class WebGPUSession implements Session {
 
   async readState(tensor: number, state: number): Promise<StoredState> {
     this.#check();
-    const { plan, pieces, peaks } = this.#tensors[tensor]!;
+    const { plan, pieces, peaks, small } = this.#tensors[tensor]!;
     const format = plan.formats[state]!;
+    const smallRange = (at: number, length: number) => ({
+      buffer: this.#smalls.buffer(small!.chunk),
+      offset: 4 * at,
+      bytes: 4 * length,
+    });
+    if (plan.program.stateShapes[state] !== "element") {
+      const length = stateLength(plan, state);
+      return {
+        kind: "float",
+        values: small
+          ? new Float32Array(
+              await this.#readBytes([
+                smallRange(small.states.get(state)!, length),
+              ]),
+            )
+          : new Float32Array(length),
+      };
+    }
     const total = (bytesOf: (length: number) => number) =>
       pieces.reduce((sum, { length }) => sum + bytesOf(length), 0);
+    if (format.bits === 16) {
+      const bytes = await this.#readBytes(
+        pieces.map(({ states, length }) => {
+          const { at } = states[state] as { at: Place };
+          return {
+            buffer: this.#codes.buffer(at.chunk),
+            offset: at.offset,
+            bytes: 2 * length,
+          };
+        }),
+      );
+      return {
+        kind: "float",
+        values: Float32Array.from(new Uint16Array(bytes), fromBfloat16),
+      };
+    }
     if (format.kind === "float") {
       const bytes = await this.#readBytes(
         pieces.map(({ states, length }) => {
@@ -838,8 +962,12 @@ export class WebGPUSession implements Session {
         bytes: codeBytes(format.bits, length),
       };
     });
-    const scaleParts =
-      format.scale === "tensor"
+    const rank1 = small?.rank1.get(state);
+    const scaleParts = isRank1(format)
+      ? rank1
+        ? [smallRange(rank1.scales, rank1.count)]
+        : []
+      : format.scale === "tensor"
         ? plan.size === 0
           ? []
           : [
@@ -909,9 +1037,20 @@ export class WebGPUSession implements Session {
     stored: StoredState,
   ): Promise<void> {
     this.#check();
-    const { plan, pieces, peaks } = this.#tensors[tensor]!;
+    const { plan, pieces, peaks, small } = this.#tensors[tensor]!;
     const format = plan.formats[state]!;
     const { queue } = this.#device;
+    const writeSmall = (at: number, values: Float32Array<ArrayBuffer>) =>
+      queue.writeBuffer(this.#smalls.buffer(small!.chunk), 4 * at, values);
+    const smallState = small?.states.get(state);
+    if (smallState !== undefined && stored.kind === "float")
+      writeSmall(smallState, stored.values);
+    const rank1 = small?.rank1.get(state);
+    if (rank1 && stored.kind === "quantized") {
+      writeSmall(rank1.scales, stored.scales);
+      if (rank1.lead !== rank1.scales)
+        writeSmall(rank1.lead, leadingSpread(stored.scales, plan.shape));
+    }
     for (const { states, start, length } of pieces) {
       const place = states[state]!;
       if (stored.kind === "float" && place.kind === "float")
@@ -920,6 +1059,16 @@ export class WebGPUSession implements Session {
           place.at.offset,
           stored.values.slice(start, start + length),
         );
+      if (stored.kind === "float" && place.kind === "half") {
+        const halves = new Uint16Array(alignUp(length, 2));
+        for (let i = 0; i < length; i++)
+          halves[i] = toBfloat16(stored.values[start + i]!);
+        queue.writeBuffer(
+          this.#codes.buffer(place.at.chunk),
+          place.at.offset,
+          halves,
+        );
+      }
       if (
         stored.kind !== "quantized" ||
         place.kind !== "quantized" ||
@@ -963,18 +1112,14 @@ export class WebGPUSession implements Session {
   }
 
   stateBytes(tensor: number, state: number): number {
-    const { plan } = this.#tensors[tensor]!;
-    return stateBytes(plan.formats[state]!, plan.size);
+    return bytesOfState(this.#tensors[tensor]!.plan, state);
   }
 
   workspaceBytes(): number {
     const states = this.#tensors.reduce(
       (sum, { plan }) =>
         sum +
-        plan.formats.reduce(
-          (bytes, format) => bytes + stateBytes(format, plan.size),
-          0,
-        ),
+        plan.formats.reduce((bytes, _, s) => bytes + bytesOfState(plan, s), 0),
       0,
     );
     const { resident } = this.#options;
@@ -988,10 +1133,12 @@ export class WebGPUSession implements Session {
     ].map((buffer) => buffer?.size ?? 0);
     return (
       this.#codes.bytes +
-      this.#floats.bytes -
+      this.#floats.bytes +
+      this.#smalls.bytes -
       states +
       (resident ? 0 : this.#gradients.bytes + this.#parameters.bytes) +
       (this.#norm?.bytes ?? 0) +
+      (this.#small?.bytes ?? 0) +
       sizes.reduce((sum, size) => sum + size, 0)
     );
   }
@@ -1007,6 +1154,7 @@ export class WebGPUSession implements Session {
     for (const arena of [
       this.#codes,
       this.#floats,
+      this.#smalls,
       this.#parameters,
       this.#gradients,
     ])
@@ -1021,6 +1169,7 @@ export class WebGPUSession implements Session {
     ])
       buffer?.destroy();
     this.#norm?.dispose();
+    this.#small?.dispose();
   }
 }
 
@@ -1036,6 +1185,11 @@ function workgroupFor(formats: TensorPlan["formats"]): number {
   return narrow && largest <= 1024 ? 128 : 256;
 }
 
+/** Bytes of codes and scales, or of values. */
+function bytesOfState(plan: TensorPlan, state: number): number {
+  return stateBytes(plan.formats[state]!, stateLength(plan, state), plan.shape);
+}
+
 function programId(program: Program): number {
   let id = programIds.get(program);
   if (id === undefined) programIds.set(program, (id = ++lastProgram));
@@ -1044,7 +1198,7 @@ function programId(program: Program): number {
 
 const formatKey = (format: TensorPlan["formats"][number]): string =>
   format.kind === "float"
-    ? "float"
+    ? `${format.bits} ${format.rounding}`
     : JSON.stringify({ ...format, values: [...format.values] });
 
 const samePlan = (a: Plan["gradients"], b: Plan["gradients"]): boolean =>

@@ -1,0 +1,212 @@
+/**
+ * A pass over the elements before the update, in WGSL: what reductions are
+ * taken of, and the magnitudes that rank-1 scales bound, computed anew from what
+ * is stored and added up tile by tile (see small.ts). It stores nothing but
+ * partial results, always added in the same order.
+ *
+ * An invocation takes one element at a time: rows may begin anywhere, so there
+ * are no fours to be had in general, and reads of neighbours coalesce.
+ */
+import { inputsOf } from "../../formula/program.ts";
+import { printWgsl } from "../../formula/wgsl.ts";
+import { reportWords } from "./frame.ts";
+import type { KernelShape, StateSpec } from "./kernel.ts";
+import { oneFunctions } from "./operands.ts";
+import { isRank1, stateNodes, wantedNodes, type Take } from "./small.ts";
+
+/** Invocations of a workgroup of a pass, which are the widest tile's columns. */
+export const passWorkgroup = (solo: boolean): number => (solo ? 64 : 256);
+
+/** The least number: a maximum of nothing so far. */
+export const lowest = "-0x1.fffffep+127f";
+
+const neutral = ({ how }: Take) => (how === "max" ? lowest : "0.0");
+const joined = ({ how }: Take, a: string, b: string) =>
+  how === "max" ? `max(${a}, ${b})` : `${a} + ${b}`;
+
+export function passCode(
+  shape: KernelShape,
+  declarations: string,
+  pass: number,
+): string {
+  const takes = shape.passes[pass]!;
+  const width = passWorkgroup(shape.spec.solo);
+  const each = (part: (take: Take, i: number) => string, over?: Take["over"]) =>
+    takes
+      .flatMap((take, i) =>
+        over === undefined || take.over === over ? [part(take, i)] : [],
+      )
+      .join("\n");
+  const rows = takes.filter(({ over }) => over === "row").length;
+  // Rows are added up several at a time: fewer barriers, and 8 KiB at most.
+  const deep = rows <= 1 ? 8 : rows === 2 ? 4 : rows <= 4 ? 2 : 1;
+  const bits = Math.log2(shape.spec.segments);
+  return `
+${declarations}
+${oneFunctions(shape)}
+${takeFunction(shape, takes)}
+${each((_, i) => `var<workgroup> rows${i}: array<f32, ${deep * width}>;`, "row")}
+var<workgroup> fold: array<f32, ${width}>;
+
+@compute @workgroup_size(${width})
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) invocation: u32,
+) {
+  let tile = group.x + group.y * groups.x;
+  var own = 0u;
+  for (var half = ${bits === 0 ? 0 : 2 ** (bits - 1)}u; half > 0u; half /= 2u) {
+    if (own + half < job.segments && job.list[own + half].first_tile <= tile) { own += half; }
+  }
+  here = job.list[own];
+  let local = tile - job.list[own].first_tile;
+  if (local >= job.list[own].tile_count) { return; }
+  let column_tiles = job.list[own].column_tiles;
+  let columns = job.list[own].columns;
+  let lane_bits = job.list[own].lane_bits;
+  let lanes = 1u << lane_bits;
+  let side = ${width}u >> lane_bits;
+  let x = invocation & (lanes - 1u);
+  let y = invocation >> lane_bits;
+  let strip = job.list[own].first_strip + local / column_tiles;
+  let column_tile = local % column_tiles;
+  let matrix = strip / job.list[own].strips;
+  let first_row = matrix * job.list[own].rows + (strip % job.list[own].strips) * job.list[own].strip_rows;
+  let end_row = min((matrix + 1u) * job.list[own].rows, first_row + job.list[own].strip_rows);
+  let column = (column_tile << lane_bits) + x;
+${each((take, i) => `  var sum${i} = ${neutral(take)};`)}
+  for (var block = first_row; block < end_row; block += ${deep}u * side) {
+    for (var s = 0u; s < ${deep}u; s += 1u) {
+      let row = block + s * side + y;
+      let element = row * columns + column;
+      var taken = Taken(${takes.map(neutral).join(", ")});
+      if (column < columns && row < end_row && element >= here.index && element - here.index < here.length) {
+        taken = take(element - here.index, row, column, matrix);
+      }
+${each((take, i) =>
+  take.over === "row"
+    ? `      rows${i}[s * ${width}u + invocation] = taken.v${i};`
+    : `      sum${i} = ${joined(take, `sum${i}`, `taken.v${i}`)};`,
+)}
+    }
+${
+  rows === 0
+    ? ""
+    : `    // ${deep} * side rows of so many lanes each.
+    let parts = lanes / ${deep}u;
+    let q = invocation / parts;
+    let part = invocation % parts;`
+}
+${each(
+  (take, i) => `    workgroupBarrier();
+    var row${i} = ${neutral(take)};
+    for (var e = 0u; e < ${deep}u; e += 1u) { row${i} = ${joined(take, `row${i}`, `rows${i}[q * lanes + e * parts + part]`)}; }
+    fold[invocation] = row${i};
+    workgroupBarrier();
+    if (part == 0u && block + q < end_row) {
+      for (var e = 1u; e < parts; e += 1u) { row${i} = ${joined(take, `row${i}`, "fold[invocation + e]")}; }
+      smalls[here.t${pass}_${i} + ((block + q) * column_tiles + column_tile) * here.parts + here.part] = row${i};
+    }`,
+  "row",
+)}
+  }
+${each(
+  (take, i) => `  workgroupBarrier();
+  fold[invocation] = sum${i};
+  workgroupBarrier();
+  if (y == 0u && column < columns) {
+    for (var e = 1u; e < side; e += 1u) { sum${i} = ${joined(take, `sum${i}`, "fold[e * lanes + x]")}; }
+    smalls[here.t${pass}_${i} + (strip * here.parts + here.part) * columns + column] = sum${i};
+  }`,
+  "column",
+)}
+${each(
+  (take, i) => `  workgroupBarrier();
+  fold[invocation] = sum${i};
+  workgroupBarrier();
+  for (var half = ${width / 2}u; half > 0u; half /= 2u) {
+    if (invocation < half) { fold[invocation] = ${joined(take, "fold[invocation]", "fold[invocation + half]")}; }
+    workgroupBarrier();
+  }
+  if (invocation == 0u) { smalls[here.t${pass}_${i} + (strip * column_tiles + column_tile) * here.parts + here.part] = fold[0]; }`,
+  "all",
+)}
+}`;
+}
+
+/** What one element adds to every take. */
+function takeFunction(shape: KernelShape, takes: readonly Take[]): string {
+  const { spec, states } = shape;
+  const { program, skip, clip } = spec;
+  const wanted = wantedNodes(program, takes);
+  const inputs = inputsOf(program, wanted);
+  const scaled = takes.some(({ of }) => of.kind === "rank1");
+  const needed = states.filter(({ name }) => scaled || inputs.has(name));
+  const { statements, results } = printWgsl(program, wanted, {
+    type: "f32",
+    input: (name) => (name === "p" || name === "g" ? name : `old_${name}`),
+    uniform: (index) => `here.u${index}`,
+    small: (index, kind) =>
+      `smalls[here.n${index}${{ one: "", matrix: " + matrix", row: " + row", column: " + matrix * here.columns + column", element: "" }[kind]}]`,
+  });
+  const resultOf = (node: number) => results[wanted.indexOf(node)]!;
+  const value = (take: Take) => {
+    if (take.of.kind === "rank1") {
+      const { name } = states.find(
+        ({ index }) => index === (take.of as { state: number }).state,
+      )!;
+      const fresh = resultOf(program.outputs.get(name)!);
+      return `abs(${skip ? `select(${fresh}, old_${name}, left_out)` : fresh})`;
+    }
+    const node = program.nodes[take.of.node] as { a: number };
+    const x = resultOf(node.a);
+    return skip
+      ? `select(${x}, ${neutral(take)}, bad || not_finite_one(${x}))`
+      : x;
+  };
+  const load = (name: "p" | "g") =>
+    `  let ${name} = one_${name}(i)${name === "g" && clip ? ` * bitcast<f32>(report[${reportWords.factor}])` : ""};`;
+  return `
+struct Taken {
+${takes.map((_, i) => `  v${i}: f32,`).join("\n")}
+}
+fn not_finite_one(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) >= 0x7f800000u; }
+fn take(i: u32, row: u32, column: u32, matrix: u32) -> Taken {
+${inputs.has("p") ? load("p") : ""}
+${skip || inputs.has("g") ? load("g") : ""}
+${needed.map((state) => `  let old_${state.name} = ${loadStateOne(shape, state)};`).join("\n")}
+${statements.map((line) => `  ${line}`).join("\n")}
+${skip ? "  let bad = not_finite_one(g);" : ""}
+${
+  skip && scaled
+    ? `  let left_out = bad || ${
+        stateNodes(program)
+          .map((node) => `not_finite_one(${resultOf(node)})`)
+          .join(" || ") || "false"
+      };`
+    : ""
+}
+  return Taken(${takes.map(value).join(", ")});
+}`;
+}
+
+function loadStateOne(shape: KernelShape, { name, index, format }: StateSpec) {
+  const at = `here.${name}_at`;
+  if (format.bits === 32) return `floats[4u * ${at} + i]`;
+  if (format.bits === 16)
+    return `bitcast<f32>((codes[${at} + i / 2u] >> (16u * (i % 2u))) << 16u)`;
+  const {
+    width,
+    valuesAt,
+    format: own,
+  } = shape.quantized.find((state) => state.index === index)!;
+  const each = 32 / width;
+  const code = `((codes[${at} + i / ${each}u] >> (${width}u * (i % ${each}u))) & ${2 ** width - 1}u)`;
+  const scale = isRank1(own)
+    ? `min(smalls[here.${name}_lead + row], smalls[here.${name}_last + column])`
+    : own.scale === "block"
+      ? `bitcast<f32>(codes[here.${name}_scales + i / ${own.blockSize}u])`
+      : `bitcast<f32>(report[here.${name}_peak])`;
+  return `bitcast<f32>(tables[${valuesAt}u + ${code}]) * ${scale}`;
+}

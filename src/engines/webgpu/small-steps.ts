@@ -1,0 +1,282 @@
+/**
+ * What follows each pass over the elements, for all tensors together: their
+ * results from partial results (combine.ts), then their values that are not
+ * per element (evaluate.ts).
+ */
+import { geometryOf } from "../../formula/small.ts";
+import type { StepInput, TensorPlan } from "../engine.ts";
+import { alignUp, type Arena } from "./buffers.ts";
+import {
+  combineCode,
+  packSpreads,
+  packTasks,
+  spreadCode,
+  tasksOf,
+} from "./combine.ts";
+import { evaluateCode, lastLevel, recordFields } from "./evaluate.ts";
+import { bindGroupLayout, compile } from "./pipelines.ts";
+import { passWorkgroup } from "./reduce.ts";
+import type { SmallPlaces } from "./small.ts";
+
+export interface SmallTensor {
+  readonly index: number;
+  /** Of program and formats. */
+  readonly key: string;
+  readonly plan: TensorPlan;
+  readonly places: SmallPlaces;
+}
+
+/** A program's pipelines by level; the last one follows the update. */
+interface Kind {
+  readonly levels: readonly (GPUComputePipeline | undefined)[];
+  readonly fields: readonly string[];
+}
+
+interface Dispatch {
+  readonly pipeline: GPUComputePipeline;
+  readonly bindGroup: GPUBindGroup;
+  readonly groups: number;
+}
+
+/** A range of the data buffer, until there is one. */
+interface Draft {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+  readonly offset: number;
+  readonly bytes: number;
+  readonly chunk: number;
+  readonly groups: number;
+}
+
+export class SmallSteps {
+  readonly #device: GPUDevice;
+  readonly #report: GPUBuffer;
+  readonly #arena: Arena;
+  readonly #kinds = new Map<string, Kind>();
+  readonly #tasks: GPUBindGroupLayout;
+  readonly #records: GPUBindGroupLayout;
+  #combine!: GPUComputePipeline;
+  #spread!: GPUComputePipeline;
+  #data = new ArrayBuffer(0);
+  #used = 0;
+  #buffer: GPUBuffer | undefined;
+  /** Where each tensor's uniforms are, in bytes. */
+  #uniforms: { readonly index: number; readonly at: number }[] = [];
+  #before: Dispatch[][] = [];
+  #after: Dispatch[] = [];
+
+  private constructor(device: GPUDevice, report: GPUBuffer, arena: Arena) {
+    this.#device = device;
+    this.#report = report;
+    this.#arena = arena;
+    const entries = ["read-only-storage", "storage", "storage"] as const;
+    const layout = (count: number) =>
+      bindGroupLayout(
+        device,
+        entries.slice(0, count).map((type, binding) => ({ binding, type })),
+      );
+    this.#tasks = layout(2);
+    this.#records = layout(3);
+  }
+
+  /** @returns undefined when no tensor has anything that is not per element. */
+  static async create(
+    device: GPUDevice,
+    report: GPUBuffer,
+    arena: Arena,
+    tensors: readonly SmallTensor[],
+    solo: boolean,
+  ): Promise<SmallSteps | undefined> {
+    if (tensors.length === 0) return undefined;
+    const steps = new SmallSteps(device, report, arena);
+    const compiled = async (code: string, layout: GPUBindGroupLayout) =>
+      compile(device, code, layout, "lowbit small");
+    const kinds = new Map(tensors.map(({ key, plan }) => [key, plan]));
+    [steps.#combine, steps.#spread] = await Promise.all([
+      compiled(combineCode, steps.#tasks),
+      compiled(spreadCode, steps.#tasks),
+    ]);
+    await Promise.all(
+      [...kinds].map(async ([key, { program, formats }]) => {
+        const codes = Array.from(
+          { length: lastLevel(program, formats) + 1 },
+          (_, level) =>
+            evaluateCode(program, formats, level, passWorkgroup(solo)),
+        );
+        steps.#kinds.set(key, {
+          levels: await Promise.all(
+            codes.map(async (code) =>
+              code === undefined ? undefined : compiled(code, steps.#records),
+            ),
+          ),
+          fields: recordFields(program, formats),
+        });
+      }),
+    );
+    return steps;
+  }
+
+  get bytes(): number {
+    return this.#buffer?.size ?? 0;
+  }
+
+  /** Makes ready for steps of these tensors. */
+  plan(tensors: readonly SmallTensor[]): void {
+    this.#used = 0;
+    this.#uniforms = [];
+    const parts: { at: number; words: Uint32Array }[] = [];
+    const reserve = (words: Uint32Array) => {
+      const at = this.#used;
+      parts.push({ at, words });
+      this.#used = alignUp(at + words.byteLength);
+      return { offset: at, bytes: words.byteLength };
+    };
+    const levels = Math.max(
+      0,
+      ...tensors.map(({ key }) => this.#kinds.get(key)!.levels.length - 1),
+    );
+    const before: Draft[][] = Array.from({ length: levels }, () => []);
+    const after: Draft[] = [];
+    const chunks = [...new Set(tensors.map(({ places }) => places.chunk))];
+    for (const chunk of chunks) {
+      const own = tensors.filter(({ places }) => places.chunk === chunk);
+      for (let pass = 0; pass < levels; pass++) {
+        const tasks = own.map(({ plan, places }) =>
+          tasksOf(plan, places, pass),
+        );
+        const add = (
+          { words, groups }: ReturnType<typeof packTasks>,
+          pipeline: GPUComputePipeline,
+        ) => {
+          if (groups > 0)
+            before[pass + 1]!.push({
+              ...reserve(words),
+              pipeline,
+              layout: this.#tasks,
+              chunk,
+              groups,
+            });
+        };
+        add(packTasks(tasks.flatMap(({ first }) => first)), this.#combine);
+        add(packTasks(tasks.flatMap(({ leading }) => leading)), this.#combine);
+        add(packSpreads(tasks.flatMap(({ spreads }) => spreads)), this.#spread);
+      }
+      for (const [key, { levels: pipelines, fields }] of this.#kinds) {
+        const kind = own.filter((tensor) => tensor.key === key);
+        if (kind.length === 0) continue;
+        const words = new Uint32Array(fields.length * kind.length);
+        const { offset, bytes } = reserve(words);
+        kind.forEach((tensor, i) => {
+          const values = recordOf(tensor);
+          fields.forEach((field, f) => {
+            words[fields.length * i + f] = values.get(field) ?? 0;
+          });
+          const first = fields.indexOf("u0");
+          if (first >= 0)
+            this.#uniforms.push({
+              index: tensor.index,
+              at: offset + 4 * (fields.length * i + first),
+            });
+        });
+        pipelines.forEach((pipeline, level) => {
+          if (!pipeline) return;
+          const last = level === pipelines.length - 1;
+          (last ? after : before[level]!).push({
+            pipeline,
+            layout: this.#records,
+            offset,
+            bytes,
+            chunk,
+            groups: kind.length,
+          });
+        });
+      }
+    }
+    this.#reserve(this.#used);
+    const all = new Uint32Array(this.#data);
+    for (const { at, words } of parts) all.set(words, at / 4);
+    this.#before = before.map((drafts) =>
+      drafts.map((draft) => this.#bind(draft)),
+    );
+    this.#after = after.map((draft) => this.#bind(draft));
+  }
+
+  #reserve(bytes: number): void {
+    if (this.#data.byteLength >= bytes) return;
+    this.#buffer?.destroy();
+    this.#data = new ArrayBuffer(bytes);
+    this.#buffer = this.#device.createBuffer({
+      label: "lowbit small jobs",
+      size: bytes,
+      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+    });
+  }
+
+  #bind({ pipeline, layout, offset, bytes, chunk, groups }: Draft): Dispatch {
+    const resources: GPUBindingResource[] = [
+      { buffer: this.#buffer!, offset, size: bytes },
+      { buffer: this.#arena.buffer(chunk) },
+    ];
+    if (layout === this.#records) resources.push({ buffer: this.#report });
+    return {
+      pipeline,
+      groups,
+      bindGroup: this.#device.createBindGroup({
+        layout,
+        entries: resources.map((resource, binding) => ({ binding, resource })),
+      }),
+    };
+  }
+
+  /** What changes from step to step. */
+  fill({ tensors }: StepInput): void {
+    const floats = new Float32Array(this.#data);
+    for (const { index, at } of this.#uniforms)
+      floats.set(tensors[index]!.uniforms, at / 4);
+    if (this.#used > 0)
+      this.#device.queue.writeBuffer(
+        this.#buffer!,
+        0,
+        this.#data,
+        0,
+        this.#used,
+      );
+  }
+
+  /** After so many passes over the elements. */
+  record(pass: GPUComputePassEncoder, passes: number): void {
+    this.#run(pass, this.#before[passes] ?? []);
+  }
+
+  /** After the update. */
+  finish(pass: GPUComputePassEncoder): void {
+    this.#run(pass, this.#after);
+  }
+
+  #run(pass: GPUComputePassEncoder, dispatches: readonly Dispatch[]): void {
+    const most = this.#device.limits.maxComputeWorkgroupsPerDimension;
+    for (const { pipeline, bindGroup, groups } of dispatches) {
+      const rows = Math.ceil(groups / most);
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, bindGroup);
+      pass.dispatchWorkgroups(Math.ceil(groups / rows), rows);
+    }
+  }
+
+  dispose(): void {
+    this.#buffer?.destroy();
+  }
+}
+
+function recordOf({ plan, places }: SmallTensor): Map<string, number> {
+  const { matrices, rows, columns } = geometryOf(plan.shape);
+  const values = new Map(Object.entries({ matrices, rows, columns }));
+  for (const [node, at] of places.nodes) values.set(`n${node}`, at);
+  for (const [state, at] of places.states) values.set(`s${state}`, at);
+  for (const [state, { scales, toNew, length }] of places.rank1) {
+    values.set(`old${state}`, scales);
+    values.set(`new${state}`, scales + toNew);
+    values.set(`length${state}`, length);
+  }
+  return values;
+}
