@@ -28,13 +28,19 @@ import {
 export const tolerance = {
   /** Part of all codes of a state that may differ (one may always), by one step. */
   differentCodes: 1e-3,
-  scale: 1e-6,
+  scale: 8e-6,
   /** Of the largest scale of the state, beside that. */
   scaleOfLargest: 1.2e-7,
   /** Of a parameter: this part of its change in the step, and of itself (2 ulp). */
   parameter: { ofChange: 2e-5, ofItself: 2.4e-7 },
   /** Of a float32 state: relative, and of the largest in the tensor (cancellation). */
   float: { relative: 1e-5, ofLargest: 1e-6 },
+  /**
+   * Where a difference of nearly equal numbers is taken, a GPU's fused
+   * multiply-adds and looser divisions show: this part of all elements (one may
+   * always) may be this many times further off.
+   */
+  cancelled: { part: 1e-3, times: 100 },
   gradNorm: 1e-6,
 };
 
@@ -207,16 +213,34 @@ function expectParameter(
 ) {
   if (bits) return expectSameBits(label, actual, expected);
   const { ofChange, ofItself } = tolerance.parameter;
+  expectNear(
+    label,
+    actual,
+    expected,
+    (i) =>
+      ofChange * Math.abs(expected[i]! - before[i]!) +
+      ofItself * Math.abs(expected[i]!),
+  );
+}
+
+/** Fails with the first value that is too far off; a few may lie within the wider bound. */
+function expectNear(
+  label: string,
+  actual: Float32Array,
+  expected: Float32Array,
+  bound: (i: number) => number,
+) {
+  const { part, times } = tolerance.cancelled;
+  let few = Math.max(1, part * actual.length);
   const wrong = actual.findIndex((value, i) => {
     if (Object.is(value, expected[i]!)) return false;
-    const bound =
-      ofChange * Math.abs(expected[i]! - before[i]!) +
-      ofItself * Math.abs(expected[i]!);
-    return !(Math.abs(value - expected[i]!) <= bound);
+    const distance = Math.abs(value - expected[i]!);
+    if (distance <= bound(i)) return false;
+    return !(distance <= times * bound(i) && few-- >= 1);
   });
   if (wrong >= 0)
     expect.fail(
-      `${label}: element ${wrong} is ${actual[wrong]}, the reference has ${expected[wrong]}, before ${before[wrong]}`,
+      `${label}: element ${wrong} is ${actual[wrong]}, the reference has ${expected[wrong]}`,
     );
 }
 
@@ -251,17 +275,12 @@ function expectState(
       (max, value) => Math.max(max, Math.abs(value)),
       0,
     );
-    const wrong = actual.values.findIndex(
-      (value, i) =>
-        !(
-          Math.abs(value - expected.values[i]!) <=
-          relative * Math.abs(expected.values[i]!) + ofLargest * largest
-        ),
+    expectNear(
+      label,
+      actual.values,
+      expected.values,
+      (i) => relative * Math.abs(expected.values[i]!) + ofLargest * largest,
     );
-    if (wrong >= 0)
-      expect.fail(
-        `${label}: element ${wrong} is ${actual.values[wrong]}, the reference has ${expected.values[wrong]}`,
-      );
     const same = actual.values.every((value, i) =>
       Object.is(value, expected.values[i]),
     );
@@ -314,15 +333,23 @@ function expectHalves(
   actual: Float32Array,
   expected: Float32Array,
 ) {
+  // Beside the largest, a few of its millionths are nothing.
+  const largest = expected.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
+  const near = actual.map((value, i) =>
+    Math.abs(value - expected[i]!) <= 2 * tolerance.float.ofLargest * largest
+      ? expected[i]!
+      : value,
+  );
   const steps = (values: Float32Array) =>
     bitsOf(values).map((bits) => bits >>> 16);
-  const codes = codeDistance(steps(actual), steps(expected));
+  const codes = codeDistance(steps(near), steps(expected));
   expect(
     codes.furthest,
     `steps between values of ${label}`,
   ).toBeLessThanOrEqual(1);
   const different = Math.round((1 - codes.equal) * actual.length);
-  return { codes: actual.length, different, same: different === 0 };
+  const same = codeDistance(steps(actual), steps(expected)).equal === 1;
+  return { codes: actual.length, different, same };
 }
 
 /** Fails unless stored states are equal to the bit. */
