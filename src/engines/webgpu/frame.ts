@@ -8,6 +8,7 @@
 import { watchedNodes, type Shape } from "../../formula/program.ts";
 import { printWgsl } from "../../formula/wgsl.ts";
 import { encodeFunction } from "./encode.ts";
+import { isSteps, stepFunctions } from "./steps.ts";
 import {
   carriesGradient,
   isStochasticHalf,
@@ -393,6 +394,8 @@ fn value(i: u32) -> f32 { return bitcast<f32>(${near}[i]); }`;
 /** Four codes from bits and back, for one state. */
 function codeFunctions(state: QuantizedState): string {
   const { name, width, table, tableAt, valuesAt, gapsAt } = state;
+  if (isSteps(state.format))
+    return stepFunctions(name, state.format.bits, width);
   const mask = 2 ** width - 1;
   const each = (part: (i: number) => string) => [0, 1, 2, 3].map(part);
   const code = (i: number) =>
@@ -412,6 +415,17 @@ fn encode_${name}(x: vec4f, index: u32) -> u32 {
   var code = vec4u(${each((i) => `encode_one_${name}(x[${i}])`).join(", ")});${gapsAt === undefined ? "" : drawn}
   return ${each((i) => (i === 0 ? "code.x" : `(code[${i}] << ${i * width}u)`)).join(" | ")};
 }`;
+}
+
+/**
+ * Elements left out. The main without barriers comes by twice and counts when
+ * it stores; elsewhere a count kept until then would cost a register and a branch.
+ */
+function countBad({ spec }: KernelShape, count: string): string {
+  if (spec.solo) return `lane.bad += ${count};`;
+  return spec.mode === "update"
+    ? `atomicAdd(&report[${reportWords.nonFinite}], ${count});`
+    : "";
 }
 
 /** Four 16-bit values of one state, from two words and back. */
@@ -489,7 +503,7 @@ ${perQuad(
   (k) => `    let bad${k} = ${watched[k]!.map(
     (value) => `not_finite(${value})`,
   ).reduce((a, b) => `(${a} | ${b})`)}${masked ? ` & inside(quad${k})` : ""};
-    lane.bad += dot(select(vec4u(0u), vec4u(1u), bad${k}), vec4u(1u));
+    ${countBad(shape, `dot(select(vec4u(0u), vec4u(1u), bad${k}), vec4u(1u))`)}
 ${update ? `    lane.p${k} = select(lane.p${k}, p${k}, bad${k});` : ""}
 ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${name}${k}, bad${k});`).join("\n")}`,
 ).join("\n")}
@@ -517,8 +531,7 @@ ${text.statements.map((line) => `  ${line}`).join("\n")}
   };
   return `
 struct Lane {
-  /// Elements left out.
-  bad: u32,
+${spec.solo ? "  /// Elements left out.\n  bad: u32," : ""}
 ${perQuad(shape, (k) => [`  p${k}: vec4f,`, ...states.map(({ name }) => `  ${name}${k}: vec4f,`)].join("\n")).join("\n")}
 }
 ${aligned ? `fn inside(quad: u32) -> vec4<bool> { return vec4<bool>(4u * quad < here.length); }` : `fn inside(quad: u32) -> vec4<bool> { return 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(here.length); }`}
@@ -603,7 +616,7 @@ ${Array.from({ length: count }, (_, i) => `  codes[here.${name}_at + at * ${coun
 function storeStates(shape: KernelShape): string {
   const { quantized, halves, floats } = shape;
   const store = (state: QuantizedState) => {
-    const { name, width, zeroCode } = state;
+    const { name, width, zeroCode, zeroIsZero } = state;
     const count = codeWords(shape, state);
     let zeroWord = 0;
     for (let i = 0; i < 32; i += width) zeroWord |= zeroCode << i;
@@ -621,16 +634,18 @@ function storeStates(shape: KernelShape): string {
         .join(" | ");
     if (isRank1(state.format)) return storeByRank1(shape, state, word);
     return `
-  // Below the smallest normal number, or not finite: a group of zeros.
-  let valid_${name} = peak_${name} >= 0x00800000u && peak_${name} < 0x7f800000u;
-  // 1 / scale must not be subnormal: it would count as 0.
-  let down_${name} = select(1.0, 0x1p-32f, peak_${name} >= 0x7e000000u);
-  let inverse_${name} = 1.0 / (bitcast<f32>(peak_${name}) * down_${name});
+  // One division and one test in the common case. The rest: a scale whose
+  // inverse would be subnormal and count as 0; and below the smallest normal
+  // number, or not finite, a group of zeros.
+  let inverse_${name} = 1.0 / bitcast<f32>(peak_${name});
 ${perQuad(shape, (k) => `  var x_${name}${k} = lane.${name}${k} * inverse_${name};`).join("\n")}
-  if (down_${name} != 1.0) {
-${perQuad(shape, (k) => `    x_${name}${k} = (lane.${name}${k} * down_${name}) * inverse_${name};`).join("\n")}
+${zeroIsZero ? "" : `  let valid_${name} = peak_${name} >= 0x00800000u && peak_${name} < 0x7f800000u;`}
+  if (peak_${name} - 0x00800000u >= 0x7d800000u) {
+    let large = peak_${name} >= 0x7e000000u && peak_${name} < 0x7f800000u;
+    let down = 1.0 / (bitcast<f32>(peak_${name}) * 0x1p-32f);
+${perQuad(shape, (k) => `    x_${name}${k} = select(vec4f(0.0), (lane.${name}${k} * 0x1p-32f) * down, large);`).join("\n")}
   }
-${Array.from({ length: count }, (_, i) => `  codes[here.${name}_at + at * ${count}u + ${i}u] = select(${zeroWord >>> 0}u, ${word(i)}, valid_${name});`).join("\n")}`;
+${Array.from({ length: count }, (_, i) => `  codes[here.${name}_at + at * ${count}u + ${i}u] = ${zeroIsZero ? word(i) : `select(${zeroWord >>> 0}u, ${word(i)}, valid_${name})`};`).join("\n")}`;
   };
   return `
 ${quantized

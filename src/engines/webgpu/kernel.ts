@@ -6,7 +6,7 @@
 import type { Format, QuantizedFormat } from "../../formats/format.ts";
 import { storedBits } from "../../formats/pack.ts";
 import { makeCoder, roundingOf } from "../../formats/quantize.ts";
-import { thresholds } from "../../formats/encode.ts";
+import { encodeWith, thresholds } from "../../formats/encode.ts";
 import type { Program } from "../../formula/program.ts";
 import { inputsOf } from "../../formula/program.ts";
 import { shaderTable, tableWords, type ShaderTable } from "./encode.ts";
@@ -66,6 +66,8 @@ export interface QuantizedState extends StateSpec {
   /** First word of 1 / gap, for stochastic rounding. */
   readonly gapsAt: number | undefined;
   readonly zeroCode: number;
+  /** Whether 0 is coded as it is in a group of zeros, stochastic rounding included. */
+  readonly zeroIsZero: boolean;
   /** Blocks in a tile before this state's. */
   readonly peaksAt: number;
   readonly blocksPerTile: number;
@@ -151,6 +153,7 @@ export function kernelShape(spec: KernelSpec): KernelShape {
         valuesAt: 0,
         gapsAt: stochastic ? 0 : undefined,
         zeroCode: coder.zero,
+        zeroIsZero: encodeWith(coder.limits, 0) === coder.zero,
         peaksAt,
         blocksPerTile,
       },

@@ -137,10 +137,11 @@ fn load_${name}(quad: u32) -> vec4f {
 export function storeFunctions(shape: KernelShape): string {
   const { spec, quads } = shape;
   if (spec.mode === "measure") return "";
-  const counted = spec.skip
-    ? `
+  const counted =
+    spec.skip && spec.solo
+      ? `
   if (lane.bad > 0u) { atomicAdd(&report[${reportWords.nonFinite}], lane.bad); }`
-    : "";
+      : "";
   return `
 ${packFunction(shape)}
 ${storeQuad(shape)}
