@@ -9,8 +9,10 @@ import { gzipSync } from "node:zlib";
 import * as esbuild from "esbuild";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-/** What "small" means here: the usual import, minified and gzipped; each engine alike. */
+/** What "small" means here: the usual import, minified and gzipped. */
 const SIZE_BUDGET = 20_000;
+/** Of each engine, which a page loads when it first uses it. */
+const ENGINE_BUDGET = 32_000;
 const USUAL_IMPORT = `
   import { adamw8bit, createOptimizer } from "lowbit";
   console.log(adamw8bit, createOptimizer);`;
@@ -173,7 +175,7 @@ describe("the code in dist/", () => {
     expect(loaded).toBeLessThanOrEqual(SIZE_BUDGET);
     expect(later.length).toBeGreaterThanOrEqual(2);
     for (const { name, size } of later)
-      expect(size, name).toBeLessThanOrEqual(SIZE_BUDGET);
+      expect(size, name).toBeLessThanOrEqual(ENGINE_BUDGET);
   });
 });
 
