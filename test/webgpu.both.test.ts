@@ -63,6 +63,25 @@ describeGpu("the WebGPU engine", () => {
   const widened = (halves: Uint16Array) =>
     new Float32Array(Uint32Array.from(halves, (bits) => bits << 16).buffer);
 
+  type Halves = { readonly [i: number]: number; readonly buffer: ArrayBuffer };
+  const { Float16Array } = globalThis as unknown as {
+    Float16Array: new (
+      from: ArrayLike<number> | ArrayBufferLike,
+      at?: number,
+      length?: number,
+    ) => Halves & ArrayLike<number>;
+  };
+  const halves = {
+    bfloat16: { narrow: upper, widen: widened, precision: 2 ** -8 },
+    float16: {
+      narrow: (data: Float32Array<ArrayBuffer>) =>
+        new Uint16Array(new Float16Array(data).buffer),
+      widen: ({ buffer, byteOffset, length }: Uint16Array) =>
+        Float32Array.from(new Float16Array(buffer, byteOffset, length)),
+      precision: 2 ** -10,
+    },
+  };
+
   const recipe = adamw({ bits: 8, lr: 1e-2 });
   const quantized = { minQuantizedSize: 0 };
   const lowering = defineOptimizer({
@@ -170,32 +189,42 @@ describeGpu("the WebGPU engine", () => {
       }
     });
 
-    test(`bfloat16 parameters and gradients, ${shape}`, async () => {
-      for (const length of [1024, 1003]) {
-        const start = upper(values(length, 3));
-        const gradient = upper(values(length, 4));
-        const p = upload(bytesOf(start));
-        const g = upload(bytesOf(gradient));
-        const view = (buffer: GPUBuffer): BufferView => ({
-          buffer,
-          type: "bfloat16",
-        });
-        const optimizer = await createOptimizer(
-          recipe,
-          { w: { data: view(p), shape: [length] } },
-          { device: webgpu(device, options), ...quantized },
-        );
-        await optimizer.step({ w: view(g) });
-        const got = new Uint16Array(await download(p), 0, length);
-        // Half a unit in the last place of 8 bits.
-        expectClose(
-          widened(got),
-          await reference(widened(start), [widened(gradient)]),
-          2 ** -8,
-        );
-        optimizer.dispose();
-      }
-    });
+    for (const [type, { narrow, widen, precision }] of Object.entries(halves))
+      test(`${type} parameters and gradients, ${shape}`, async () => {
+        for (const length of [1024, 1003]) {
+          const start = narrow(values(length, 3));
+          const gradient = narrow(values(length, 4));
+          const run = async (rounding: "nearest" | "stochastic") => {
+            const p = upload(bytesOf(start));
+            const view = (buffer: GPUBuffer): BufferView => ({
+              buffer,
+              type: type as "float16",
+            });
+            const optimizer = await createOptimizer(
+              recipe,
+              { w: { data: { ...view(p), rounding }, shape: [length] } },
+              { device: webgpu(device, options), ...quantized },
+            );
+            await optimizer.step({ w: view(upload(bytesOf(gradient))) });
+            optimizer.dispose();
+            return widen(new Uint16Array(await download(p), 0, length));
+          };
+          const exact = await reference(widen(start), [widen(gradient)]);
+          // Half a unit in the last place.
+          expectClose(await run("nearest"), exact, precision);
+          // Up to a whole one, and right in the mean: of `length` errors, each
+          // a fraction of its value, within five deviations.
+          const drawn = await run("stochastic");
+          expectClose(drawn, exact, 2 * precision);
+          const mean =
+            drawn.reduce((sum, x, i) => sum + (x - exact[i]!) / exact[i]!, 0) /
+            length;
+          expect(Math.abs(mean)).toBeLessThan(
+            (5 * precision) / Math.sqrt(length),
+          );
+          expect(drawn).not.toEqual(await run("nearest"));
+        }
+      });
 
     test(`many tensors share dispatches, ${shape}`, async () => {
       const lengths = [4096, 8, 260, 1024, 4, 513, 77, 2048, 4096, 300];
