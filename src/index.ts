@@ -4,13 +4,13 @@ export {
   type MemoryReport,
   type TensorMemory,
 } from "./core/memory.ts";
-export {
-  createOptimizer,
-  type Explanation,
-  type OptimizerHandle,
-  type Parameter,
-  type ReadState,
-  type Stats,
+export { createOptimizer } from "./core/create.ts";
+export type {
+  Explanation,
+  OptimizerHandle,
+  Parameter,
+  ReadState,
+  Stats,
 } from "./core/optimizer.ts";
 export type { Group, Match, Override, TensorInfo } from "./core/options.ts";
 export type { Device, OptimizerOptions } from "./core/settings.ts";

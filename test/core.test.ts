@@ -96,7 +96,7 @@ describe("creating an optimizer", () => {
           { a: { data: new Float32Array(3), shape: [2, 2] } },
           { device },
         ),
-      "'a' of shape [2, 2] has 4 elements, its data 3",
+      "'a' must have 4 elements (shape [2, 2]), given 3",
     ],
     [
       "data of another type",
@@ -561,7 +561,7 @@ describe("a step", () => {
     [
       "a gradient of another size",
       () => ({ ...gradients(), b: new Float32Array(4096) }),
-      "'b' has 4097 elements, its gradient 4096",
+      "'b' must have 4097 elements (shape [4097]), given 4096",
     ],
     [
       "a gradient missing",
@@ -581,7 +581,7 @@ describe("a step", () => {
     [
       "a plain list",
       () => ({ ...gradients(), a: [1, 2, 3] }),
-      "the gradient of 'a' must be a Float32Array, given Array",
+      "the gradient of 'a' must be a Float32Array on device 'reference', given Array",
     ],
     [
       "float64 numbers",

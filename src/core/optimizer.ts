@@ -1,14 +1,14 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type {
   Engine,
+  HostStates,
   Session,
+  StepInput,
   StepReport,
   StepTensor,
   StoredState,
 } from "../engines/engine.ts";
 import type { Format } from "../formats/format.ts";
-import { scaleCount } from "../formats/format.ts";
-import { codeBytes } from "../formats/pack.ts";
 import { randomKey } from "../formats/random.ts";
 import { nearestName } from "../formula/error.ts";
 import {
@@ -16,17 +16,12 @@ import {
   type LearningRate,
   type Recipe,
 } from "../optimizers/define.ts";
-import { createAccumulator, type Accumulator } from "./accumulate.ts";
-import { loadEngine } from "./engines.ts";
+import type { Accumulator } from "./accumulate.ts";
+import { checkData, checkStored } from "./check.ts";
 import { memoryReport, stateLength, type MemoryReport } from "./memory.ts";
 import { NormHistory } from "./norms.ts";
-import { resolveTensors, type Resolved, type TensorInfo } from "./options.ts";
-import {
-  checkSettings,
-  checkShape,
-  type CheckedOptions,
-  type OptimizerOptions,
-} from "./settings.ts";
+import type { Resolved, TensorInfo } from "./options.ts";
+import type { CheckedOptions } from "./settings.ts";
 
 /** A parameter to optimize. */
 export interface Parameter {
@@ -52,6 +47,16 @@ export interface Stats {
   readonly skipped: boolean;
 }
 
+/** Where things lie in one step, on a host whose memory moves. */
+export interface StepPlaces {
+  /** Parameters by name, in the form of the gradients. Default: where they were. */
+  readonly parameters?: Readonly<Record<string, unknown>>;
+  /** With `hostStates`: each region of {@link OptimizerHandle.hostStates}. */
+  readonly regions?: readonly unknown[];
+  /** Number of the step, from 1. Default: one more than the last. */
+  readonly step?: number;
+}
+
 /** One row of `explain()`: what holds for a tensor, and which rule decided. */
 export interface Explanation {
   readonly name: string;
@@ -67,93 +72,7 @@ export interface Explanation {
 /** A state's format beside its stored form. */
 export type ReadState = StoredState & { readonly format: Format };
 
-/**
- * Creates an optimizer: validates everything, allocates all state (zeros), and
- * runs nothing yet.
- *
- * @param parameters by name; names are what overrides and checkpoints go by.
- * @throws TypeError or RangeError for bad options; nothing stays allocated.
- */
-export async function createOptimizer(
-  recipe: Recipe,
-  parameters: Readonly<Record<string, Parameter>>,
-  options: OptimizerOptions = {},
-): Promise<OptimizerHandle> {
-  if (typeof recipe !== "object" || !("optimizer" in recipe))
-    throw new TypeError(
-      `createOptimizer: the first argument must be a recipe, such as adamw8bit({ lr: 1e-3 }), given ${typeof recipe === "function" ? "the function itself; call it" : String(recipe)}`,
-    );
-  const settings = checkSettings(options);
-  const tensors = Object.entries(parameters).map(([name, { shape }]) => ({
-    name,
-    shape: [...shape],
-    size: checkShape("createOptimizer", name, shape),
-  }));
-  checkShared(parameters);
-  const resolved = resolveTensors(recipe, tensors, settings);
-  const engine = await loadEngine(options.device ?? "wasm");
-  const session = await engine.createSession(
-    tensors.map((tensor, i) => ({
-      ...tensor,
-      program: resolved[i]!.optimizer.program,
-      formats: resolved[i]!.formats,
-      parameter: checkData(engine, tensor, parameters[tensor.name]!.data),
-    })),
-    {
-      skip: settings.skip,
-      clip: clips(settings),
-      resident: settings.resident,
-      threads: settings.threads,
-    },
-  );
-  const accumulator =
-    settings.accumulate > 1
-      ? await createAccumulator(engine, tensors, settings)
-      : undefined;
-  return new OptimizerHandle(
-    recipe,
-    tensors,
-    resolved,
-    settings,
-    engine,
-    session,
-    accumulator,
-  );
-}
-
-const clips = ({ maxGradNorm, percentileClipping }: CheckedOptions) =>
-  maxGradNorm !== undefined || percentileClipping !== undefined;
-
-/** A tied weight given twice would be updated twice. */
-function checkShared(parameters: Readonly<Record<string, Parameter>>): void {
-  const owners = new Map<unknown, string>();
-  for (const [name, { data }] of Object.entries(parameters)) {
-    if (!(data instanceof Float32Array) || data.length === 0) continue;
-    const owner = owners.get(data);
-    if (owner !== undefined)
-      throw new TypeError(
-        `createOptimizer: '${owner}' and '${name}' are the same array; give a tied weight once`,
-      );
-    owners.set(data, name);
-  }
-}
-
-function checkData(engine: Engine, tensor: TensorInfo, data: unknown): unknown {
-  if (data === undefined) return undefined;
-  if (data instanceof Float32Array) {
-    if (data.length !== tensor.size)
-      throw new RangeError(
-        `createOptimizer: '${tensor.name}' of shape [${tensor.shape.join(", ")}] has ${tensor.size} elements, its data ${data.length}`,
-      );
-    return data;
-  }
-  if (engine.accepts?.(data)) return data;
-  throw new TypeError(
-    `createOptimizer: the data of '${tensor.name}' must be a Float32Array${engine.accepts ? " or a GPU buffer" : ""} on device '${engine.name}', given ${Object.prototype.toString.call(data).slice(8, -1)}`,
-  );
-}
-
-/** The object a user holds; made by {@link createOptimizer}. */
+/** The object a user holds; made by `createOptimizer`. */
 export class OptimizerHandle {
   readonly recipe: Recipe;
   readonly #tensors: readonly TensorInfo[];
@@ -223,10 +142,7 @@ export class OptimizerHandle {
    */
   async step(gradients: Readonly<Record<string, unknown>> = {}): Promise<void> {
     const session = this.#live();
-    if (this.#busy)
-      throw new Error(
-        `${this.recipe.name}: the step before has not ended; await optimizer.step(...)`,
-      );
+    this.#checkIdle();
     const passed = this.#gradients(gradients);
     const given = this.#accumulator
       ? await this.#accumulate(this.#accumulator, passed)
@@ -234,29 +150,80 @@ export class OptimizerHandle {
     if (!given) return;
     const t = this.#steps + 1;
     const base = this.#rate(this.#lr, t);
-    const uniforms = this.#uniforms(base, t);
-    const input = given.map((gradient, i): StepTensor | undefined => {
-      if (gradient === null) return undefined;
-      return {
-        gradient,
-        uniforms: uniforms[i]!,
-        keys: Uint32Array.from(this.#states(i), (_, s) =>
-          randomKey(this.#settings.seed, t, i, s),
-        ),
-      };
-    });
     this.#busy = true;
     try {
-      await session.step({
-        tensors: input,
-        maxGradNorm: this.#limit(),
-      });
+      await session.step(this.#input(given, base, t));
       await this.#norms?.take(session.report());
       this.#steps = t;
       this.#lastRate = base;
     } finally {
       this.#busy = false;
     }
+  }
+
+  /**
+   * The same at once, for optimizers of `createOptimizerSync`; on a device
+   * the work is queued.
+   *
+   * @param places where things lie in this step, on a host whose memory moves.
+   */
+  stepSync(
+    gradients: Readonly<Record<string, unknown>>,
+    { parameters = {}, regions, step }: StepPlaces = {},
+  ): void {
+    const session = this.#live();
+    this.#checkIdle();
+    if (!session.stepSync)
+      throw new Error(
+        `${this.recipe.name}: this optimizer takes steps that wait; call step(), or make it with createOptimizerSync`,
+      );
+    const given = this.#gradients(gradients);
+    const places = this.#parameters(parameters);
+    const t = step ?? this.#steps + 1;
+    const base = this.#rate(this.#lr, t);
+    const input = this.#input(given, base, t, places);
+    session.stepSync(regions ? { ...input, regions } : input);
+    this.#norms?.take(session.report() as StepReport);
+    this.#steps = t;
+    this.#lastRate = base;
+  }
+
+  /** How states lie that the host keeps; undefined when the engine does. */
+  get hostStates(): HostStates | undefined {
+    return this.#live().hostStates;
+  }
+
+  #checkIdle(): void {
+    if (this.#busy)
+      throw new Error(
+        `${this.recipe.name}: the step before has not ended; await optimizer.step(...)`,
+      );
+  }
+
+  /** What the engine gets for step `t`. */
+  #input(
+    gradients: readonly unknown[],
+    base: number,
+    t: number,
+    parameters: readonly unknown[] = [],
+  ): StepInput {
+    const uniforms = this.#uniforms(base, t);
+    const { seed } = this.#settings;
+    return {
+      tensors: gradients.map((gradient, i): StepTensor | undefined => {
+        if (gradient === null) return undefined;
+        const given = {
+          gradient,
+          uniforms: uniforms[i]!,
+          keys: Uint32Array.from(this.#states(i), (_, s) =>
+            randomKey(seed, t, i, s),
+          ),
+        };
+        const parameter = parameters[i];
+        return parameter === undefined ? given : { ...given, parameter };
+      }),
+      maxGradNorm: this.#limit(),
+    };
   }
 
   /** Largest norm of this step: the least of what the options ask for. */
@@ -466,44 +433,25 @@ export class OptimizerHandle {
         );
       }
       if (gradient === null) return null;
-      if (gradient instanceof Float32Array) {
-        if (gradient.length !== size)
-          throw new RangeError(
-            `${this.recipe.name}: '${name}' has ${size} elements, its gradient ${gradient.length}`,
-          );
-        return gradient;
-      }
-      if (this.#engine.accepts?.(gradient)) return gradient;
-      throw new TypeError(
-        `${this.recipe.name}: the gradient of '${name}' must be a Float32Array${this.#engine.accepts ? " or a GPU buffer" : ""}, given ${Object.prototype.toString.call(gradient).slice(8, -1)}`,
+      return checkData(
+        this.#engine,
+        this.#tensors[i]!,
+        gradient,
+        `${this.recipe.name}: the gradient of`,
       );
     });
   }
-}
 
-function checkStored(
-  owner: string,
-  format: Format,
-  size: number,
-  shape: readonly number[],
-  stored: StoredState,
-): void {
-  const wrong = (what: string, wanted: number, given: number) =>
-    new RangeError(`setState: ${owner} has ${wanted} ${what}, given ${given}`);
-  const kind = format.kind === "float" ? "float" : "quantized";
-  if (stored.kind !== kind)
-    throw new TypeError(
-      `setState: ${owner} is stored as ${kind}, given ${stored.kind}`,
+  /** Parameters of one step, by tensor. */
+  #parameters(places: Readonly<Record<string, unknown>>): unknown[] {
+    for (const name of Object.keys(places)) this.#index(name);
+    return this.#tensors.map((tensor) =>
+      checkData(
+        this.#engine,
+        tensor,
+        places[tensor.name],
+        `${this.recipe.name}: the parameter`,
+      ),
     );
-  if (stored.kind === "float") {
-    if (stored.values.length !== size)
-      throw wrong("values", size, stored.values.length);
-    return;
   }
-  const bytes = codeBytes(format.bits, size);
-  if (stored.codes.length !== bytes)
-    throw wrong("bytes of codes", bytes, stored.codes.length);
-  const scales = scaleCount(format, size, shape);
-  if (stored.scales.length !== scales)
-    throw wrong("scales", scales, stored.scales.length);
 }

@@ -49,6 +49,11 @@ export interface EngineOptions {
   readonly resident: boolean;
   /** Upper limit of threads; undefined lets the engine decide. */
   readonly threads: number | undefined;
+  /**
+   * The states lie in memory of the host, which passes it to each step, see
+   * {@link HostStates}. Default: in the engine's own.
+   */
+  readonly hostStates?: boolean;
 }
 
 /** What one tensor gets in a step. */
@@ -62,6 +67,8 @@ export interface StepTensor {
   readonly uniforms: Float32Array;
   /** Keys for stochastic rounding, one for each state. */
   readonly keys: Uint32Array;
+  /** Where the parameter lies in this step, when that is not the plan's place. */
+  readonly parameter?: unknown;
 }
 
 export interface StepInput {
@@ -69,6 +76,8 @@ export interface StepInput {
   readonly tensors: readonly (StepTensor | undefined)[];
   /** Required when the session was made with `clip`. */
   readonly maxGradNorm: number | undefined;
+  /** With `hostStates`: the memory of each region in this step, as {@link HostStates.regions} lists them. */
+  readonly regions?: readonly unknown[];
 }
 
 export interface StepReport {
@@ -90,11 +99,38 @@ export type StoredState =
       readonly scales: Float32Array<ArrayBuffer>;
     };
 
+/** A run of a state's values in a region, see {@link HostStates}. */
+export interface StatePiece {
+  /** First value of the state, and how many. */
+  readonly start: number;
+  readonly length: number;
+  readonly region: number;
+  /** Byte offset of the packed codes, or of the values. */
+  readonly codes: number;
+  /** Byte offset of the scales of this piece; absent without scales. */
+  readonly scales: number | undefined;
+}
+
+/** How states lie that are kept in memory of the host. */
+export interface HostStates {
+  /** Bytes of each region, a multiple of 4, and what it holds before the first step. */
+  readonly regions: readonly {
+    readonly bytes: number;
+    initial(): Uint8Array<ArrayBuffer>;
+  }[];
+  /** Where a state lies; undefined when only the engine can tell it from other things it keeps. */
+  pieces(tensor: number, state: number): readonly StatePiece[] | undefined;
+}
+
 /** The states of a list of tensors, on a device. */
 export interface Session {
   /** For reports: `wasm, 2 threads`. */
   readonly description: string;
+  /** With `hostStates`. */
+  readonly hostStates?: HostStates;
   step(input: StepInput): Promise<void>;
+  /** The same at once, on sessions of {@link Engine.createSessionSync}; on a device it is queued. */
+  stepSync?(input: StepInput): void;
   /** Of the last step; a promise where it must be read from a device. */
   report(): StepReport | Promise<StepReport>;
   /** The stored form of a tensor's state; a copy. */
@@ -121,6 +157,11 @@ export interface Engine {
     plans: readonly TensorPlan[],
     options: EngineOptions,
   ): Promise<Session>;
+  /** The same at once, for hosts whose optimizers are functions that do not wait. */
+  createSessionSync?(
+    plans: readonly TensorPlan[],
+    options: EngineOptions,
+  ): Session;
 }
 
 /** Number of values of a plan's state: its elements, or rows, columns, one. */

@@ -431,7 +431,8 @@ export class ModuleBuilder {
   /** @param memory what the module's memory must be, see WebAssembly.Memory. */
   bytes(memory: {
     readonly initial: number;
-    readonly maximum: number;
+    /** In pages; must be given for a shared memory. */
+    readonly maximum?: number;
     readonly shared: boolean;
   }): Uint8Array<ArrayBuffer> {
     const name = (text: string) => [
@@ -456,9 +457,9 @@ export class ModuleBuilder {
           ...name("env"),
           ...name("memory"),
           0x02,
-          memory.shared ? 0x03 : 0x01,
+          memory.shared ? 0x03 : memory.maximum === undefined ? 0x00 : 0x01,
           ...leb(memory.initial),
-          ...leb(memory.maximum),
+          ...(memory.maximum === undefined ? [] : leb(memory.maximum)),
         ],
       ]),
       ...section(

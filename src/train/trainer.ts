@@ -1,5 +1,6 @@
 import type { MemoryReport } from "../core/memory.ts";
-import { createOptimizer, type OptimizerHandle } from "../core/optimizer.ts";
+import { createOptimizer } from "../core/create.ts";
+import type { OptimizerHandle } from "../core/optimizer.ts";
 import type { Recipe } from "../optimizers/define.ts";
 import { optimizerByName } from "../optimizers/registry.ts";
 import { resolveConfig, type TrainConfig } from "./config.ts";

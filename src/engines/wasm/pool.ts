@@ -128,25 +128,35 @@ export function canShare(): boolean {
 const isNode = () =>
   typeof process === "object" && Boolean(process.versions?.node);
 
-export async function createPool(options: PoolOptions): Promise<Pool> {
-  const { memory, modules, names, scratch } = options;
-  const kernels = modules.map(
+const instantiate = ({ memory, modules, names }: PoolOptions): Run[] =>
+  modules.map(
     (module, i) =>
       new WebAssembly.Instance(module, { env: { memory } }).exports[
         names[i]!
       ] as Run,
   );
-  const inOrder = (
-    kernel: number,
-    tasks: number,
-    total: number,
-    stride: number,
-  ) => {
-    for (let i = 0; i < total; i++)
-      kernels[kernel]!(tasks + i * stride, scratch[0]!);
-  };
-  if (scratch.length === 1) return { threads: 1, run: inOrder, dispose() {} };
 
+const inOrder =
+  (kernels: readonly Run[], scratch: number): Pool["run"] =>
+  (kernel, tasks, total, stride) => {
+    for (let i = 0; i < total; i++)
+      kernels[kernel]!(tasks + i * stride, scratch);
+  };
+
+/** Kernels on the calling thread. */
+export function singleThread(options: PoolOptions): Pool {
+  return {
+    threads: 1,
+    run: inOrder(instantiate(options), options.scratch[0]!),
+    dispose() {},
+  };
+}
+
+export async function createPool(options: PoolOptions): Promise<Pool> {
+  const { memory, modules, names, scratch } = options;
+  if (scratch.length === 1) return singleThread(options);
+  const kernels = instantiate(options);
+  const here = inOrder(kernels, scratch[0]!);
   const words = new Int32Array(memory.buffer);
   const base = options.control / 4;
   const workers = await Promise.all(
@@ -165,7 +175,7 @@ export async function createPool(options: PoolOptions): Promise<Pool> {
     run(kernel, tasks, total, stride, serial = false) {
       if (total === 0) return;
       // One task needs no help.
-      if (serial || total === 1) return inOrder(kernel, tasks, total, stride);
+      if (serial || total === 1) return here(kernel, tasks, total, stride);
       words[base + control.kernel] = kernel;
       words[base + control.tasks] = tasks;
       words[base + control.stride] = stride;
