@@ -16,8 +16,7 @@ export class NormHistory {
     this.#percentile = percentile;
   }
 
-  async take(report: StepReport | Promise<StepReport>): Promise<void> {
-    const { gradNorm } = await report;
+  take({ gradNorm }: StepReport): void {
     if (gradNorm === undefined || !Number.isFinite(gradNorm)) return;
     this.#norms.push(gradNorm);
     if (this.#norms.length > window) this.#norms.shift();

@@ -153,7 +153,7 @@ export class OptimizerHandle {
     this.#busy = true;
     try {
       await session.step(this.#input(given, base, t));
-      await this.#norms?.take(session.report());
+      if (this.#norms) this.#norms.take(await session.report());
       this.#steps = t;
       this.#lastRate = base;
     } finally {
@@ -183,7 +183,7 @@ export class OptimizerHandle {
     const base = this.#rate(this.#lr, t);
     const input = this.#input(given, base, t, places);
     session.stepSync(regions ? { ...input, regions } : input);
-    this.#norms?.take(session.report() as StepReport);
+    this.#takeNorm(session);
     this.#steps = t;
     this.#lastRate = base;
   }
@@ -224,6 +224,16 @@ export class OptimizerHandle {
       }),
       maxGradNorm: this.#limit(),
     };
+  }
+
+  /** A device's norm is known, and counts, later. */
+  #takeNorm(session: Session): void {
+    const norms = this.#norms;
+    if (!norms) return;
+    const report = session.report();
+    if (report instanceof Promise)
+      void report.then((known) => norms.take(known));
+    else norms.take(report);
   }
 
   /** Largest norm of this step: the least of what the options ask for. */
@@ -424,7 +434,7 @@ export class OptimizerHandle {
   /** Checks all gradients before anything is written. */
   #gradients(gradients: Readonly<Record<string, unknown>>): unknown[] {
     for (const name of Object.keys(gradients)) this.#index(name);
-    return this.#tensors.map(({ name, size }, i) => {
+    return this.#tensors.map(({ name }, i) => {
       const gradient = gradients[name];
       if (gradient === undefined) {
         if (this.#settings.resident) return this.#live().gradient(i);
