@@ -6,4 +6,4 @@ export {
   type WebGPUEngine,
 } from "./engines/webgpu/engine.ts";
 export type { ElementType } from "./engines/webgpu/kernel.ts";
-export type { Tuning as WebGPUOptions } from "./engines/webgpu/session.ts";
+export type { Tuning as WebGPUOptions } from "./engines/webgpu/tuning.ts";

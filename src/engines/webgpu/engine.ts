@@ -1,7 +1,8 @@
 import type { Engine } from "../engine.ts";
 import { isView } from "./buffers.ts";
 import { findGPU, requestDevice } from "./device.ts";
-import { WebGPUSession, type Tuning } from "./session.ts";
+import { WebGPUSession } from "./session.ts";
+import type { Tuning } from "./tuning.ts";
 
 export interface WebGPUEngine extends Engine {
   /** The device that sessions run on; opened at first use when none was given. */

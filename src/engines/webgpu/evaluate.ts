@@ -11,7 +11,7 @@ import {
   type Shape,
 } from "../../formula/program.ts";
 import { wgslNumber } from "../../formula/wgsl.ts";
-import { reportWords } from "./frame.ts";
+import { reportWords } from "./report.ts";
 import { lowest } from "./reduce.ts";
 import { isRank1, stateNodes, takesOf, wantedNodes } from "./small.ts";
 

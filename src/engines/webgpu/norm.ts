@@ -8,7 +8,7 @@
  * and small magnitudes, as in Blue's algorithm (ACM TOMS 4, 1978).
  */
 import type { ElementType } from "./kernel.ts";
-import { reportWords } from "./frame.ts";
+import { reportWords } from "./report.ts";
 
 export interface NormSpec {
   readonly gradientType: ElementType;

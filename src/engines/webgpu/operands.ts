@@ -7,7 +7,7 @@
  * pair of bindings (a slot), and a switch on the segment's slot picks it.
  */
 import type { ElementType, KernelShape } from "./kernel.ts";
-import { reportWords } from "./frame.ts";
+import { reportWords } from "./report.ts";
 
 /** What is not per element, see small.ts. */
 export const smallBinding = 5;

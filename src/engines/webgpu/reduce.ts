@@ -9,7 +9,7 @@
  */
 import { inputsOf } from "../../formula/program.ts";
 import { printWgsl } from "../../formula/wgsl.ts";
-import { reportWords } from "./frame.ts";
+import { reportWords } from "./report.ts";
 import type { KernelShape, StateSpec } from "./kernel.ts";
 import { loadFunctions, oneFunctions } from "./operands.ts";
 import {

@@ -1,0 +1,134 @@
+/** Which kernel each tensor needs, and which tensors share a dispatch. */
+import type { EngineOptions } from "../engine.ts";
+import type { BufferView } from "./buffers.ts";
+import { kernelShape, type KernelSpec } from "./kernel.ts";
+import type { PlacedPiece } from "./layout.ts";
+import type { Tensor } from "./memory.ts";
+import { elementBytes } from "./operands.ts";
+import { slotLimit } from "./pipelines.ts";
+import { pack, rangeOf, type Batch, type Range } from "./plan.ts";
+import { workgroupFor, type ResolvedTuning } from "./tuning.ts";
+
+/** A tensor that takes part in a step. */
+export interface Work {
+  readonly tensor: Tensor;
+  readonly parameter: Required<BufferView>;
+  readonly gradient: Required<BufferView>;
+}
+
+/** What one dispatch takes. */
+export interface KernelBatch {
+  /** Of the kernel: equal specs have equal keys. */
+  readonly key: string;
+  readonly spec: KernelSpec;
+  readonly batch: Batch<PlacedPiece>;
+}
+
+interface Kind {
+  readonly spec: KernelSpec;
+  readonly pieces: {
+    readonly piece: PlacedPiece;
+    readonly p: Range;
+    readonly g: Range;
+  }[];
+}
+
+/** Sorts pieces by the kernel they need and packs each kind into dispatches. */
+export function batchesOf(
+  device: GPUDevice,
+  work: readonly Work[],
+  options: EngineOptions,
+  tuning: ResolvedTuning,
+): KernelBatch[] {
+  const kinds = new Map<string, Kind>();
+  for (const one of work)
+    for (const piece of one.tensor.pieces)
+      addPiece(kinds, one, piece, options, tuning);
+  return [...kinds].flatMap(([key, kind]) =>
+    packKind(device, key, kind, tuning),
+  );
+}
+
+function addPiece(
+  kinds: Map<string, Kind>,
+  { tensor, parameter, gradient }: Work,
+  piece: PlacedPiece,
+  { skip, clip }: EngineOptions,
+  { solo, workgroup, quads, alone: most }: ResolvedTuning,
+): void {
+  const { program, formats } = tensor.plan;
+  const p = rangeOf(parameter, piece);
+  const g = rangeOf(gradient, piece);
+  const aligned =
+    piece.length % 4 === 0 &&
+    p.start % (4 * elementBytes(parameter.type)) === 0 &&
+    g.start % (4 * elementBytes(gradient.type)) === 0;
+  const alone = piece.length > most;
+  const wide = tensor.small?.tiling.wide ?? false;
+  const key = [
+    tensor.key,
+    parameter.type,
+    parameter.rounding,
+    gradient.type,
+    aligned,
+    alone,
+    wide,
+  ].join(" ");
+  let kind = kinds.get(key);
+  if (!kind) {
+    kind = {
+      spec: {
+        program,
+        formats,
+        parameterType: parameter.type,
+        gradientType: gradient.type,
+        parameterRounding: parameter.rounding,
+        aligned,
+        slots: 1,
+        segments: alone ? 1 : 64,
+        skip: skip !== "off",
+        guarded: clip || skip === "step",
+        clip,
+        solo,
+        workgroup: workgroup ?? (solo ? 64 : workgroupFor(formats)),
+        quads,
+        wide,
+        mode: "update",
+      },
+      pieces: [],
+    };
+    kinds.set(key, kind);
+  }
+  kind.pieces.push({ piece, p, g });
+}
+
+function packKind(
+  device: GPUDevice,
+  key: string,
+  { spec, pieces }: Kind,
+  tuning: ResolvedTuning,
+): KernelBatch[] {
+  const slots = Math.min(tuning.slots, slotLimit(device, kernelShape(spec)));
+  const batches = pack(pieces, {
+    slots: spec.segments === 1 ? 1 : slots,
+    segments: spec.segments,
+    bindingBytes: tuning.binding,
+    elements: Infinity,
+  });
+  // One variant for all batches of a kind: a pipeline takes longer to
+  // compile than its unused bindings cost.
+  const most = Math.max(
+    ...batches.map(({ p, g }) => Math.max(p.length, g.length)),
+  );
+  const longest = Math.max(...batches.map(({ segments }) => segments.length));
+  const own: KernelSpec = {
+    ...spec,
+    slots: most === 1 ? 1 : slots,
+    segments: longest === 1 ? 1 : longest <= 8 ? 8 : 64,
+  };
+  return batches.map((batch) => ({
+    key: `${key} ${own.slots} ${own.segments}`,
+    spec: own,
+    batch,
+  }));
+}

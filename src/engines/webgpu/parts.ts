@@ -1,0 +1,30 @@
+/** Small questions that several parts of a kernel ask about its shape. */
+import { isRank1 } from "./small.ts";
+import type { KernelShape, QuantizedState } from "./kernel.ts";
+import { reportWords } from "./report.ts";
+
+export const isTensor = ({ format }: QuantizedState) =>
+  format.scale === "tensor";
+/** Whether a whole block or tensor has one scale, and so one largest magnitude. */
+export const hasPeak = (state: QuantizedState) => !isRank1(state.format);
+export const isBlock = ({ format }: QuantizedState) => format.scale === "block";
+export const tensorPeak = ({ name }: QuantizedState) =>
+  `atomicLoad(&report[here.${name}_next])`;
+export const lanesPerBlock = (
+  { quads }: KernelShape,
+  { format }: QuantizedState,
+) => format.blockSize / (4 * quads);
+export const peakIndex = (shape: KernelShape, state: QuantizedState) =>
+  `${state.peaksAt}u + invocation / ${lanesPerBlock(shape, state)}u`;
+export const skipped = ({ spec }: KernelShape) =>
+  spec.guarded ? `atomicLoad(&report[${reportWords.skip}]) != 0u` : "false";
+
+/** A part of the text for each four elements of an invocation. */
+export const perQuad = <T>(
+  { quads }: KernelShape,
+  part: (k: number) => T,
+): T[] => Array.from({ length: quads }, (_, k) => part(k));
+
+/** Words of codes that an invocation owns. */
+export const codeWords = ({ quads }: KernelShape, { width }: QuantizedState) =>
+  (quads * width) / 8;

@@ -1,0 +1,52 @@
+/** What a session may be told about how to run; the defaults are what was measured best. */
+import { storedBits } from "../../formats/pack.ts";
+import type { TensorPlan } from "../engine.ts";
+
+/** How a session runs on its device; the defaults are what was measured best. */
+export interface Tuning {
+  /** One invocation a block, without barriers. Default: on software drivers. */
+  readonly solo?: boolean;
+  /** Invocations of a workgroup. Default 256, 128 for narrow codes. */
+  readonly workgroup?: number;
+  /** Fewest fours of elements that an invocation takes at a time. Default 1. */
+  readonly quads?: number;
+  /** Most tiles that a workgroup takes in turn. Default 8. */
+  readonly tiles?: number;
+  /** Most tensors in buffers of their own that share a dispatch. */
+  readonly slots?: number;
+  /** Tensors of more elements have a dispatch of their own. */
+  readonly alone?: number;
+  /** Most bytes of a binding; larger tensors are cut. Default: the device's limit. */
+  readonly binding?: number;
+}
+
+export type ResolvedTuning = Required<Omit<Tuning, "workgroup">> & {
+  readonly workgroup: number | undefined;
+};
+
+export function resolveTuning(
+  device: GPUDevice,
+  tuning: Tuning,
+): ResolvedTuning {
+  return {
+    solo: tuning.solo ?? false,
+    workgroup: tuning.workgroup,
+    quads: tuning.quads ?? 1,
+    tiles: tuning.tiles ?? 8,
+    slots: tuning.slots ?? Infinity,
+    alone: tuning.alone ?? 2 ** 24,
+    binding: tuning.binding ?? device.limits.maxStorageBufferBindingSize,
+  };
+}
+
+/** Tiles of 1024 elements: with narrow codes an invocation takes more of them. */
+export function workgroupFor(formats: TensorPlan["formats"]): number {
+  const narrow = formats.some(({ bits }) => storedBits(bits) < 8);
+  const largest = Math.max(
+    0,
+    ...formats.map((format) =>
+      format.kind === "quantized" ? format.blockSize : 0,
+    ),
+  );
+  return narrow && largest <= 1024 ? 128 : 256;
+}
