@@ -6,4 +6,8 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "train a small GPT on text and see what low-bit state saves",
     load: async () => (await import("./train/command.ts")).train,
   },
+  plan: {
+    summary: "tell what training a model takes, and which models fit",
+    load: async () => (await import("./plan/command.ts")).plan,
+  },
 };

@@ -6,7 +6,7 @@ export {
   type TrainDevice,
 } from "./train/config.ts";
 export { nearestName } from "./formula/error.ts";
-export { InputError } from "./train/errors.ts";
+export { asInputError, InputError } from "./train/errors.ts";
 export { estimateHeap } from "./train/heap.ts";
 export {
   parameterCount,

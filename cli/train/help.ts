@@ -1,5 +1,5 @@
 import { optionName, trainOptions, type Option } from "lowbit/trainer";
-import { wrap } from "../terminal.ts";
+import { helpRow as row } from "../help.ts";
 
 const headings = {
   model: "Model",
@@ -74,13 +74,4 @@ function placeholder(option: Option): string {
 function describe({ help, default: value }: Option): string {
   if (value === undefined || /default/.test(help)) return help;
   return `${help} (default: ${value})`;
-}
-
-function row(flag: string, text: string): string {
-  const indent = 2 + 24;
-  const [first, ...rest] = wrap(text, 84 - indent);
-  return [
-    `  ${flag.padEnd(24)}${first}`.trimEnd(),
-    ...rest.map((line) => " ".repeat(indent) + line),
-  ].join("\n");
 }

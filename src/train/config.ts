@@ -42,6 +42,7 @@ export interface TrainConfig {
 const usualRates: Readonly<Record<string, number>> = {
   adam: 1.5e-3,
   adamw: 1.5e-3,
+  factor: 1.5e-3, // AdamW with a factored second moment
   lion: 3e-4,
   sgd: 0.1,
 };

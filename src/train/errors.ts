@@ -16,7 +16,7 @@ export function asInputError(error: unknown): unknown {
   const thrown = error instanceof TypeError || error instanceof RangeError;
   if (!thrown || !/^\w+: /.test(error.message)) return error;
   const message = error.message.replace(
-    /^(optimizerByName|createOptimizer): /,
+    /^(optimizerByName|createOptimizer|planMemory|modelFrom\w+): /,
     "",
   );
   return new InputError(message, { cause: error });

@@ -1,21 +1,18 @@
+import { jaxActivationBytes } from "../plan/activations.ts";
 import { InputError } from "./errors.ts";
 import { parameterCount, VOCABULARY, type ModelSize } from "./model.ts";
 
 /** What a 32-bit WebAssembly memory can hold. */
 const WASM_LIMIT = 2 ** 32;
 
-/**
- * Bytes that jax-js takes for a step, within about a tenth. It keeps every
- * intermediate of a step until the step ends. The factors were measured on
- * jax-js 0.1.25 with nine models (0.02 to 6.5 million parameters).
- */
+/** Bytes that jax-js takes for a step, within about a tenth. */
 export function estimateHeap(model: ModelSize, batch: number): number {
-  const { layers, heads, width, context } = model;
-  const forEachByte =
-    layers * (72 * width + 7.6 * heads * context) + 6 * VOCABULARY;
-  return (
-    4 * (batch * context * forEachByte + 4 * parameterCount(model)) + 2 ** 22
+  const { context } = model;
+  const forEachByte = jaxActivationBytes(
+    { ...model, vocabulary: VOCABULARY },
+    context,
   );
+  return batch * context * forEachByte + 16 * parameterCount(model) + 2 ** 22;
 }
 
 /** @throws InputError when a step would not fit into a WebAssembly memory. */
