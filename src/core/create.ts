@@ -50,6 +50,8 @@ export interface SyncOptions extends Omit<OptimizerOptions, "device"> {
   readonly device: Engine;
   /** The host keeps the states, and passes them to each step. Default false. */
   readonly hostStates?: boolean;
+  /** Every step says where the parameters lie; none need be given here. Default false. */
+  readonly hostParameters?: boolean;
 }
 
 /**
@@ -62,7 +64,12 @@ export interface SyncOptions extends Omit<OptimizerOptions, "device"> {
 export function createOptimizerSync(
   recipe: Recipe,
   parameters: Readonly<Record<string, Parameter>>,
-  { device: engine, hostStates = false, ...options }: SyncOptions,
+  {
+    device: engine,
+    hostStates = false,
+    hostParameters = false,
+    ...options
+  }: SyncOptions,
 ): OptimizerHandle {
   const { tensors, resolved, settings } = prepare(recipe, parameters, options);
   if (settings.accumulate > 1)
@@ -79,7 +86,7 @@ export function createOptimizerSync(
     );
   const session = engine.createSessionSync(
     plansFor(engine, tensors, resolved, parameters),
-    { ...engineOptions(settings), hostStates },
+    { ...engineOptions(settings), hostStates, hostParameters },
   );
   return new OptimizerHandle(
     recipe,

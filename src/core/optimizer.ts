@@ -178,7 +178,7 @@ export class OptimizerHandle {
         `${this.recipe.name}: this optimizer takes steps that wait; call step(), or make it with createOptimizerSync`,
       );
     const given = this.#gradients(gradients);
-    const places = this.#parameters(parameters);
+    const places = this.#parameters(parameters, given);
     const t = step ?? this.#steps + 1;
     const base = this.#rate(this.#lr, t);
     const input = this.#input(given, base, t, places);
@@ -342,6 +342,14 @@ export class OptimizerHandle {
     name: string,
     states: Readonly<Record<string, StoredState>>,
   ): Promise<void> {
+    this.setStateSync(name, states);
+  }
+
+  /** The same at once; on a device it is queued. */
+  setStateSync(
+    name: string,
+    states: Readonly<Record<string, StoredState>>,
+  ): void {
     const session = this.#live();
     const tensor = this.#index(name);
     const names = this.#states(tensor);
@@ -361,7 +369,7 @@ export class OptimizerHandle {
       );
     }
     for (const [state, stored] of Object.entries(states))
-      await session.writeState(tensor, names.indexOf(state), stored);
+      session.writeState(tensor, names.indexOf(state), stored);
   }
 
   /** Frees everything the optimizer allocated; it cannot be used after. */
@@ -453,15 +461,28 @@ export class OptimizerHandle {
   }
 
   /** Parameters of one step, by tensor. */
-  #parameters(places: Readonly<Record<string, unknown>>): unknown[] {
+  #parameters(
+    places: Readonly<Record<string, unknown>>,
+    gradients: readonly unknown[],
+  ): unknown[] {
+    const session = this.#live();
     for (const name of Object.keys(places)) this.#index(name);
-    return this.#tensors.map((tensor) =>
-      checkData(
+    return this.#tensors.map((tensor, i) => {
+      const place = places[tensor.name];
+      if (
+        place === undefined &&
+        gradients[i] !== null &&
+        session.parameter(i) === undefined
+      )
+        throw new TypeError(
+          `${this.recipe.name}: the parameter '${tensor.name}' was not given, and this optimizer was made without it`,
+        );
+      return checkData(
         this.#engine,
         tensor,
-        places[tensor.name],
+        place,
         `${this.recipe.name}: the parameter`,
-      ),
-    );
+      );
+    });
   }
 }

@@ -54,6 +54,11 @@ export interface EngineOptions {
    * {@link HostStates}. Default: in the engine's own.
    */
   readonly hostStates?: boolean;
+  /**
+   * Every step says where its parameters lie, so that plans without a parameter
+   * do not ask for memory. Default false.
+   */
+  readonly hostParameters?: boolean;
 }
 
 /** What one tensor gets in a step. */
@@ -135,8 +140,11 @@ export interface Session {
   report(): StepReport | Promise<StepReport>;
   /** The stored form of a tensor's state; a copy. */
   readState(tensor: number, state: number): Promise<StoredState>;
-  /** Replaces a tensor's state; sizes were checked by the caller. */
-  writeState(tensor: number, state: number, stored: StoredState): Promise<void>;
+  /**
+   * Replaces a tensor's state, before it returns (on a device: queued); sizes
+   * were checked by the caller.
+   */
+  writeState(tensor: number, state: number, stored: StoredState): void;
   /** Where the parameter lives now; the caller's own object unless resident. */
   parameter(tensor: number): unknown;
   /** Memory for the gradient that a step reads without a copy, when resident. */

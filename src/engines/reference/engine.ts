@@ -175,7 +175,9 @@ class ReferenceSession implements Session {
       let compiled = programs.get(plan.program);
       if (!compiled)
         programs.set(plan.program, (compiled = compileProgram(plan.program)));
-      const own = options.resident || plan.parameter === undefined;
+      const own =
+        options.resident ||
+        (!options.hostParameters && plan.parameter === undefined);
       const parameter = own
         ? new Float32Array(plan.size)
         : (plan.parameter as Float32Array);
@@ -193,7 +195,11 @@ class ReferenceSession implements Session {
     });
   }
 
-  async step({ tensors, maxGradNorm }: StepInput): Promise<void> {
+  async step(input: StepInput): Promise<void> {
+    this.stepSync(input);
+  }
+
+  stepSync({ tensors, maxGradNorm }: StepInput): void {
     const { skip, clip } = this.#options;
     const work = tensors.flatMap((given, i) => {
       if (!given) return [];
@@ -223,14 +229,15 @@ class ReferenceSession implements Session {
 
   /** Updates one tensor; returns how many elements were left out. */
   #update(
-    { plan, compiled, parameter, states }: Tensor,
-    { uniforms, keys }: StepTensor,
+    { plan, compiled, parameter: usual, states }: Tensor,
+    { uniforms, keys, parameter: moved }: StepTensor,
     given: Float32Array,
     factor: number | undefined,
   ): number {
     const { size, program, shape } = plan;
     // As everywhere: an empty tensor takes no step, a state of one number included.
     if (size === 0) return 0;
+    const parameter = (moved as Float32Array | undefined) ?? usual;
     const geometry = geometryOf(shape);
     const check = this.#options.skip !== "off";
     const gradient =
@@ -328,11 +335,7 @@ class ReferenceSession implements Session {
         };
   }
 
-  async writeState(
-    tensor: number,
-    state: number,
-    stored: StoredState,
-  ): Promise<void> {
+  writeState(tensor: number, state: number, stored: StoredState): void {
     const storage = this.#tensors[tensor]!.states[state]!;
     if (storage.kind === "float" && stored.kind === "float")
       storage.values.set(stored.values);
@@ -371,6 +374,11 @@ class ReferenceSession implements Session {
 export const referenceEngine: Engine = {
   name: "reference",
   createSession: async (plans, options) => new ReferenceSession(plans, options),
+  createSessionSync(plans, options) {
+    if (options.hostStates)
+      throw new TypeError("reference: states are kept here, by no host");
+    return new ReferenceSession(plans, options);
+  },
 };
 
 /** What an element that is left out adds to a reduction. */

@@ -11,7 +11,8 @@ import {
   type Recipe,
 } from "../../index.ts";
 import type { HostMemory } from "./memory.ts";
-import { wasmEngineIn } from "./engine.ts";
+import { referenceEngine } from "../reference/engine.ts";
+import { wasmEngine, wasmEngineIn } from "./engine.ts";
 
 /** A heap with a bump allocator, which grows as a host's would. */
 function makeHost(shared: boolean) {
@@ -194,3 +195,46 @@ test("what cannot be done at once says so", async () => {
   );
   await expect(optimizer.state("a")).rejects.toThrow("kept by its host");
 });
+
+test.each([wasmEngine, referenceEngine, wasmEngineIn(makeHost(false).host)])(
+  "parameters that only steps bring take no memory: $name",
+  async (device) => {
+    const size = 40_000;
+    const values = valuesOf("a", 0, size);
+    const gradient = valuesOf("a", 1, size);
+    const [expected, data] = [values.slice(), values.slice()];
+    const usual = createOptimizerSync(
+      adamw8bit(),
+      { a: { data: expected, shape: [size] } },
+      { device },
+    );
+    const placed = createOptimizerSync(
+      adamw8bit(),
+      { a: { shape: [size] } },
+      { device, hostParameters: true },
+    );
+    expect(placed.parameter("a")).toBeUndefined();
+    const { workspaceBytes } = placed.memory();
+    expect(workspaceBytes).toBe(usual.memory().workspaceBytes);
+    expect(() => placed.stepSync({ a: gradient })).toThrow(
+      "adamw8bit: the parameter 'a' was not given",
+    );
+    placed.stepSync({ a: null });
+    expect(placed.steps).toBe(1);
+    usual.stepSync({ a: gradient }, { step: 2 });
+    placed.stepSync({ a: gradient }, { parameters: { a: data } });
+    expect(data).toEqual(expected);
+
+    const stored = await usual.state("a");
+    const again = createOptimizerSync(
+      adamw8bit(),
+      { a: { shape: [size] } },
+      { device, hostParameters: true },
+    );
+    again.setStateSync("a", stored);
+    const next = data.slice();
+    placed.stepSync({ a: gradient }, { parameters: { a: data } });
+    again.stepSync({ a: gradient }, { parameters: { a: next }, step: 3 });
+    expect(next).toEqual(data);
+  },
+);

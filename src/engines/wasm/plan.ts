@@ -162,13 +162,13 @@ export function planMemory(
 function placeTensor(
   plan: TensorPlan,
   kernels: Kernels,
-  { resident, hostStates = false }: EngineOptions,
+  { resident, hostStates = false, hostParameters = false }: EngineOptions,
   arena: Arena,
   region: Arena,
 ): Placed {
   const { program, size, shape } = plan;
   const geometry = geometryOf(shape);
-  const own = resident || plan.parameter === undefined;
+  const own = resident || (!hostParameters && plan.parameter === undefined);
   // Kernels read whole vectors, and so up to 12 bytes past the end.
   const vector = (length: number) => arena.take(4 * length + 16);
   const rows = geometry.matrices * geometry.rows;

@@ -179,11 +179,7 @@ export class WasmSession implements Session {
     return readState(this.#owned(tensor), this.#parts.heap, state);
   }
 
-  async writeState(
-    tensor: number,
-    state: number,
-    stored: StoredState,
-  ): Promise<void> {
+  writeState(tensor: number, state: number, stored: StoredState): void {
     writeState(this.#owned(tensor), this.#parts.heap, state, stored);
   }
 

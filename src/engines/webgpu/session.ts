@@ -278,11 +278,7 @@ export class WebGPUSession implements Session {
     return readState(this.#access(), tensor, state);
   }
 
-  async writeState(
-    tensor: number,
-    state: number,
-    stored: StoredState,
-  ): Promise<void> {
+  writeState(tensor: number, state: number, stored: StoredState): void {
     writeState(this.#access(), tensor, state, stored);
   }
 
