@@ -15,6 +15,8 @@ export {
   type Parameter,
 } from "./train/model.ts";
 export { trainOptions, type Option } from "./train/options.ts";
+export type { CodeUse, QuantizationError } from "./train/quantization.ts";
+export { trainRecipe } from "./train/recipe.ts";
 export { run, type TrainEvent } from "./train/run.ts";
 export { learningRate, type Schedule } from "./train/schedule.ts";
 export { Split } from "./train/split.ts";

@@ -93,7 +93,7 @@ export function decodeTensor(
 }
 
 /** The scale of an element. */
-function elementScale(
+export function elementScale(
   format: QuantizedFormat,
   scales: Float32Array,
   length: number,

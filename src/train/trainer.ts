@@ -2,7 +2,6 @@ import type { MemoryReport } from "../core/memory.ts";
 import { createOptimizer } from "../core/create.ts";
 import type { OptimizerHandle } from "../core/optimizer.ts";
 import type { Recipe } from "../optimizers/define.ts";
-import { optimizerByName } from "../optimizers/registry.ts";
 import { resolveConfig, type TrainConfig } from "./config.ts";
 import { asInputError } from "./errors.ts";
 import { checkHeap } from "./heap.ts";
@@ -13,7 +12,14 @@ import {
   WITHOUT_DECAY,
   type Parameter,
 } from "./model.ts";
+import {
+  codeUse,
+  quantizationError,
+  type CodeUse,
+  type QuantizationError,
+} from "./quantization.ts";
 import { Random } from "./random.ts";
+import { trainRecipe } from "./recipe.ts";
 import { generate } from "./sample.ts";
 import { learningRate } from "./schedule.ts";
 import { Split } from "./split.ts";
@@ -72,7 +78,7 @@ export class Trainer {
     options: Readonly<Record<string, unknown>> = {},
   ): Promise<Trainer> {
     const config = resolveConfig(options);
-    const recipe = createRecipe(config);
+    const recipe = trainRecipe(config);
     const split = new Split(text, config.context);
     checkHeap(config, config.batch);
     const parameters = initialParameters(
@@ -162,6 +168,29 @@ export class Trainer {
     });
   }
 
+  /** Which codes the states are stored as; nothing where they are float32. */
+  async codeUse(): Promise<CodeUse[]> {
+    return codeUse(this.#optimizer, this.#parameters);
+  }
+
+  /**
+   * How well another recipe's formats hold the states of this run, as they are
+   * now; nothing for states that are not float32 here.
+   *
+   * @param optimizer the recipe's name
+   * @throws InputError for an unknown one
+   */
+  async quantizationError(optimizer: string): Promise<QuantizationError[]> {
+    const config = resolveConfig({ ...this.config, optimizer });
+    const recipe = trainRecipe(config);
+    return quantizationError(
+      this.#optimizer,
+      this.#parameters,
+      recipe,
+      optimizerOptions(config, recipe),
+    );
+  }
+
   /** Frees the model's and the optimizer's memory. */
   dispose(): void {
     this.#host.dispose();
@@ -181,21 +210,4 @@ function optimizerOptions(config: TrainConfig, recipe: Recipe) {
         ? [{ match: WITHOUT_DECAY, weightDecay: 0 }]
         : [],
   };
-}
-
-/** @throws InputError for an unknown optimizer, or one without a given option. */
-function createRecipe(config: TrainConfig): Recipe {
-  const { lr, weightDecay, beta1, beta2 } = config;
-  try {
-    const factory = optimizerByName(config.optimizer);
-    return factory({
-      lr,
-      // Not every optimizer has it, and it was not asked for by name.
-      ...("weightDecay" in factory.definition.hyper ? { weightDecay } : {}),
-      ...(beta1 === undefined ? {} : { beta1 }),
-      ...(beta2 === undefined ? {} : { beta2 }),
-    });
-  } catch (error) {
-    throw asInputError(error);
-  }
 }
