@@ -12,6 +12,7 @@ export type {
   ReadState,
   Stats,
 } from "./core/optimizer.ts";
+export type { Float32State, LoadReport } from "./core/checkpoint.ts";
 export type { Group, Match, Override, TensorInfo } from "./core/options.ts";
 export type { Device, OptimizerOptions } from "./core/settings.ts";
 export type {
@@ -35,6 +36,8 @@ export {
   type QuantizeOptions,
 } from "./formats/quantize.ts";
 export { FormulaError } from "./formula/error.ts";
+export { FileError } from "./io/fault.ts";
+export type { ByteSource, FileData } from "./io/source.ts";
 export {
   defineOptimizer,
   type OptimizerDefinition,

@@ -20,6 +20,14 @@ const program = () =>
 export interface Accumulator {
   /** Adds 1/n of gradients; every n-th time gives the means, else undefined. */
   add(gradients: readonly unknown[]): Promise<unknown[] | undefined>;
+  /** Gradients that the sums hold. */
+  readonly taken: number;
+  /** The sum of a tensor's gradients so far, each with its share; a copy. */
+  readSum(tensor: number): Promise<Float32Array<ArrayBuffer>>;
+  /** Replaces a sum. */
+  writeSum(tensor: number, sum: Float32Array<ArrayBuffer>): Promise<void>;
+  /** Goes on as if this many gradients had been added. */
+  restore(taken: number): void;
   /** Bytes of the sums. */
   bytes(): number;
   dispose(): void;
@@ -68,6 +76,12 @@ export async function createAccumulator(
         gradient === null ? null : session.parameter(i),
       );
     },
+    get taken() {
+      return taken;
+    },
+    readSum: (tensor) => session.readParameter(tensor),
+    writeSum: (tensor, values) => session.writeParameter(tensor, values),
+    restore: (count) => void (taken = count),
     bytes: () =>
       tensors.reduce((total, { size }) => total + 4 * size, 0) +
       session.workspaceBytes(),

@@ -10,7 +10,7 @@ const window = 100;
  */
 export class NormHistory {
   readonly #percentile: number;
-  readonly #norms: number[] = [];
+  #norms: number[] = [];
 
   constructor(percentile: number) {
     this.#percentile = percentile;
@@ -20,6 +20,16 @@ export class NormHistory {
     if (gradNorm === undefined || !Number.isFinite(gradNorm)) return;
     this.#norms.push(gradNorm);
     if (this.#norms.length > window) this.#norms.shift();
+  }
+
+  /** Oldest first. */
+  get norms(): readonly number[] {
+    return this.#norms;
+  }
+
+  /** As saved; of more than the window the newest count. */
+  restore(norms: readonly number[]): void {
+    this.#norms = norms.slice(-window);
   }
 
   /** No limit before the first norm is known. */

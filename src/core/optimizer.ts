@@ -11,6 +11,7 @@ import type {
 import type { Format } from "../formats/format.ts";
 import { randomKey } from "../formats/random.ts";
 import { nearestName } from "../formula/error.ts";
+import type { FileData } from "../io/source.ts";
 import {
   checkLearningRate,
   type LearningRate,
@@ -18,6 +19,7 @@ import {
 } from "../optimizers/define.ts";
 import type { Accumulator } from "./accumulate.ts";
 import { checkData, checkStored } from "./check.ts";
+import type { Float32State, LoadReport, Running } from "./checkpoint.ts";
 import { memoryReport, stateLength, type MemoryReport } from "./memory.ts";
 import { NormHistory } from "./norms.ts";
 import type { Resolved, TensorInfo } from "./options.ts";
@@ -72,6 +74,9 @@ export interface Explanation {
 /** A state's format beside its stored form. */
 export type ReadState = StoredState & { readonly format: Format };
 
+/** Loaded when first used, so that a page that never saves does not carry it. */
+const checkpoints = () => import("./checkpoint.ts");
+
 /** The object a user holds; made by `createOptimizer`. */
 export class OptimizerHandle {
   readonly recipe: Recipe;
@@ -86,7 +91,12 @@ export class OptimizerHandle {
   #lr: LearningRate;
   #steps = 0;
   #lastRate: number | undefined;
-  #busy = false;
+  /** What is under way, in words. */
+  #busy: string | undefined;
+  /** What left the states so that they cannot be used: a load that did not end. */
+  #broken: string | undefined;
+  /** Ends when the norm of the last step is known. */
+  #norming: Promise<void> | undefined;
 
   /** @internal */
   constructor(
@@ -144,21 +154,19 @@ export class OptimizerHandle {
     const session = this.#live();
     this.#checkIdle();
     const passed = this.#gradients(gradients);
-    const given = this.#accumulator
-      ? await this.#accumulate(this.#accumulator, passed)
+    const accumulator = this.#accumulator;
+    const given = accumulator
+      ? await this.#alone("step", () => accumulator.add(passed))
       : passed;
     if (!given) return;
     const t = this.#steps + 1;
     const base = this.#rate(this.#lr, t);
-    this.#busy = true;
-    try {
+    await this.#alone("step", async () => {
       await session.step(this.#input(given, base, t));
       if (this.#norms) this.#norms.take(await session.report());
       this.#steps = t;
       this.#lastRate = base;
-    } finally {
-      this.#busy = false;
-    }
+    });
   }
 
   /**
@@ -194,9 +202,13 @@ export class OptimizerHandle {
   }
 
   #checkIdle(): void {
-    if (this.#busy)
+    if (this.#busy !== undefined)
       throw new Error(
-        `${this.recipe.name}: the step before has not ended; await optimizer.step(...)`,
+        `${this.recipe.name}: the ${this.#busy} before has not ended; await optimizer.${this.#busy}(...)`,
+      );
+    if (this.#broken !== undefined)
+      throw new Error(
+        `${this.recipe.name}: ${this.#broken} ended midway and left states of two kinds; load a file again`,
       );
   }
 
@@ -232,7 +244,7 @@ export class OptimizerHandle {
     if (!norms) return;
     const report = session.report();
     if (report instanceof Promise)
-      void report.then((known) => norms.take(known));
+      this.#norming = report.then((known) => norms.take(known));
     else norms.take(report);
   }
 
@@ -241,19 +253,6 @@ export class OptimizerHandle {
     const { maxGradNorm } = this.#settings;
     if (!this.#norms) return maxGradNorm;
     return Math.min(maxGradNorm ?? Infinity, this.#norms.limit());
-  }
-
-  /** Adds up; the mean gradients when it is time for a step, else nothing. */
-  async #accumulate(
-    accumulator: Accumulator,
-    gradients: readonly unknown[],
-  ): Promise<unknown[] | undefined> {
-    this.#busy = true;
-    try {
-      return await accumulator.add(gradients);
-    } finally {
-      this.#busy = false;
-    }
   }
 
   /** What happened in the last step. A promise on a WebGPU device; `await` it anywhere. */
@@ -372,6 +371,95 @@ export class OptimizerHandle {
       session.writeState(tensor, names.indexOf(state), stored);
   }
 
+  /**
+   * Everything about the optimizer but its parameters, as a safetensors file
+   * that says itself how each number is stored: see docs/checkpoints.md.
+   * Another optimizer for the same parameters, on whatever engine, loads it and
+   * goes on.
+   */
+  async save(): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#alone("save", async () => {
+      const { checkpointFile, describeRunning } = await checkpoints();
+      const { size, chunks } = checkpointFile(
+        describeRunning(await this.#running()),
+      );
+      const file = new Uint8Array(size);
+      let at = 0;
+      for await (const chunk of chunks()) {
+        file.set(chunk, at);
+        at += chunk.length;
+      }
+      return file;
+    });
+  }
+
+  /**
+   * The file of {@link save} piece by piece, of which one state is in memory at
+   * a time. No step can be taken until the last piece, or the iterator's
+   * `return`.
+   */
+  async *saveStream(): AsyncGenerator<
+    Uint8Array<ArrayBuffer>,
+    void,
+    undefined
+  > {
+    this.#checkIdle();
+    this.#busy = "save";
+    try {
+      const { checkpointFile, describeRunning } = await checkpoints();
+      yield* checkpointFile(describeRunning(await this.#running())).chunks();
+    } finally {
+      this.#busy = undefined;
+    }
+  }
+
+  /**
+   * Takes over a saved optimizer: states, step, the history of percentile
+   * clipping, sums of an accumulation; and the learning rate, unless a schedule
+   * gives it here or gave it there. Other hyperparameters stay as they are here.
+   * States saved in other bits, blocks or codebooks are requantized. The report
+   * lists that and whatever else differs.
+   *
+   * @param file what `save` gave: bytes, a Blob, or `{ size, read(start, end) }`,
+   * of which one state is in memory at a time.
+   * @throws FileError for a file that is cut off, changed, of another optimizer
+   * or other tensors; nothing has changed then.
+   */
+  async load(file: FileData): Promise<LoadReport> {
+    return this.#replaceStates("load", async (begin) => {
+      const { loadRunning } = await checkpoints();
+      const loaded = await loadRunning(await this.#running(), file, begin);
+      this.#steps = loaded.step;
+      this.#lastRate = loaded.lastRate;
+      if (loaded.lr !== undefined) this.#lr = loaded.lr;
+      return loaded.report;
+    });
+  }
+
+  /** A copy of all states as plain float32 numbers. */
+  async toFloat32(): Promise<Float32State> {
+    return this.#alone("toFloat32", async () =>
+      (await checkpoints()).readFloat32(await this.#running()),
+    );
+  }
+
+  /**
+   * Replaces all states by float32 ones, as another optimizer's `toFloat32` gives
+   * them or another library keeps them, stored in this optimizer's formats; and
+   * the step. So a run changes its recipe midway.
+   *
+   * @throws TypeError or RangeError for a tensor or state that is missing or
+   * unknown, a length, or a value that is not finite; nothing has changed then.
+   */
+  async toLowBit(state: Float32State): Promise<void> {
+    await this.#replaceStates("toLowBit", async (begin) => {
+      const { writeFloat32 } = await checkpoints();
+      await writeFloat32(await this.#running(), state, begin);
+      this.#steps = state.step;
+      this.#lastRate = undefined;
+    });
+  }
+
   /** Frees everything the optimizer allocated; it cannot be used after. */
   dispose(): void {
     this.#accumulator?.dispose();
@@ -388,6 +476,57 @@ export class OptimizerHandle {
     if (!this.#session)
       throw new Error(`${this.recipe.name}: the optimizer was disposed`);
     return this.#session;
+  }
+
+  async #alone<T>(what: string, work: () => Promise<T>): Promise<T> {
+    this.#live();
+    this.#checkIdle();
+    this.#busy = what;
+    try {
+      return await work();
+    } finally {
+      this.#busy = undefined;
+    }
+  }
+
+  /** Runs work that replaces all states, from `begin` on; if it ends midway, they cannot be used. */
+  async #replaceStates<T>(
+    what: string,
+    work: (begin: () => void) => Promise<T>,
+  ): Promise<T> {
+    const before = this.#broken;
+    this.#broken = undefined;
+    let after = before;
+    try {
+      const result = await this.#alone(what, () =>
+        work(() => void (after = what)),
+      );
+      after = undefined;
+      return result;
+    } finally {
+      this.#broken = after;
+    }
+  }
+
+  async #running(): Promise<Running> {
+    await this.#norming;
+    return {
+      recipe: this.recipe,
+      tensors: this.#tensors,
+      resolved: this.#resolved,
+      settings: this.#settings,
+      session: this.#live(),
+      accumulator: this.#accumulator,
+      norms: this.#norms,
+      step: this.#steps,
+      scheduled: typeof this.#lr === "function",
+      lastRate: this.#lastRate,
+      rateAt: (step) => this.#rate(this.#lr, step),
+      ownRateAt: (tensor, step) => {
+        const { lr } = this.#resolved[tensor]!;
+        return lr === undefined ? undefined : this.#rate(lr, step);
+      },
+    };
   }
 
   /** Names of a tensor's states. */

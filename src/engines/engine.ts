@@ -147,6 +147,13 @@ export interface Session {
   writeState(tensor: number, state: number, stored: StoredState): void;
   /** Where the parameter lives now; the caller's own object unless resident. */
   parameter(tensor: number): unknown;
+  /** The values of a parameter that the engine allocated; a copy. */
+  readParameter(tensor: number): Promise<Float32Array<ArrayBuffer>>;
+  /** Replaces the values of a parameter that the engine allocated. */
+  writeParameter(
+    tensor: number,
+    values: Float32Array<ArrayBuffer>,
+  ): Promise<void>;
   /** Memory for the gradient that a step reads without a copy, when resident. */
   gradient(tensor: number): unknown;
   /** Bytes of one state as really allocated: codes and scales, or float32. */

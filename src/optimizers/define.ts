@@ -71,6 +71,8 @@ export interface Optimizer {
   readonly hyper: Hyper;
   readonly state: Readonly<Record<string, StateKind>>;
   readonly program: Program;
+  /** The text that the program was made from. */
+  readonly update: string;
   /** The same optimizer for tensors with fewer than two axes; itself when that makes no difference. */
   readonly vector: Optimizer | undefined;
   /** Other forms, by hyperparameters; see {@link formOf}. */
@@ -191,6 +193,7 @@ function compile(definition: OptimizerDefinition): Optimizer {
       hyper,
       state,
       program,
+      update: updateText(update),
       scalarsAt,
       check: (values: Readonly<Record<string, number>>) =>
         check?.(values as never),

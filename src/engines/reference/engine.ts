@@ -351,6 +351,14 @@ class ReferenceSession implements Session {
     return this.#tensors[tensor]!.parameter;
   }
 
+  async readParameter(tensor: number): Promise<Float32Array<ArrayBuffer>> {
+    return Float32Array.from(this.parameter(tensor));
+  }
+
+  async writeParameter(tensor: number, values: Float32Array): Promise<void> {
+    this.parameter(tensor).set(values);
+  }
+
   gradient(tensor: number): Float32Array | undefined {
     return this.#tensors[tensor]!.gradient;
   }

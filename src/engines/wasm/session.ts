@@ -198,6 +198,14 @@ export class WasmSession implements Session {
       : this.#parameters[tensor]!;
   }
 
+  async readParameter(tensor: number): Promise<Float32Array<ArrayBuffer>> {
+    return Float32Array.from(this.parameter(tensor));
+  }
+
+  async writeParameter(tensor: number, values: Float32Array): Promise<void> {
+    this.parameter(tensor).set(values);
+  }
+
   gradient(tensor: number): Float32Array | undefined {
     const { plan, gradientAt } = this.#parts.plan.placed[tensor]!;
     if (!this.#parts.options.resident) return undefined;

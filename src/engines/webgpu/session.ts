@@ -23,7 +23,12 @@ import { createKernel, type Kernel } from "./pipelines.ts";
 import { rangeOf } from "./plan.ts";
 import { reportHeader, ReportReader } from "./report.ts";
 import { SmallSteps, type SmallTensor } from "./small-steps.ts";
-import { readState, writeState, type StateAccess } from "./stored.ts";
+import {
+  readBytes,
+  readState,
+  writeState,
+  type StateAccess,
+} from "./stored.ts";
 import { copyOut, upload, writeBack, type Gradients } from "./transfers.ts";
 import { resolveTuning, type ResolvedTuning, type Tuning } from "./tuning.ts";
 
@@ -297,6 +302,25 @@ export class WebGPUSession implements Session {
     if (this.#options.resident || plan.parameter === undefined)
       return { ...parameter };
     return array ?? plan.parameter;
+  }
+
+  async readParameter(tensor: number): Promise<Float32Array<ArrayBuffer>> {
+    const { plan, parameter } = this.#memory.tensors[tensor]!;
+    const { buffer, offset } = parameter;
+    return new Float32Array(
+      await readBytes(this.#access(), [
+        { buffer, offset, bytes: 4 * plan.size },
+      ]),
+    );
+  }
+
+  async writeParameter(
+    tensor: number,
+    values: Float32Array<ArrayBuffer>,
+  ): Promise<void> {
+    this.#check();
+    const { buffer, offset } = this.#memory.tensors[tensor]!.parameter;
+    this.#device.queue.writeBuffer(buffer, offset, values);
   }
 
   gradient(tensor: number): unknown {

@@ -124,7 +124,7 @@ function scaleParts(
 }
 
 /** Ranges of buffers one behind the other; all but the last a multiple of 4 bytes. */
-async function readBytes(
+export async function readBytes(
   { device, map }: StateAccess,
   parts: readonly Part[],
 ): Promise<ArrayBuffer> {

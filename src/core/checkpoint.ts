@@ -1,0 +1,429 @@
+/**
+ * Saving and loading of an optimizer: what of it goes into a checkpoint, and
+ * what of a checkpoint it takes. Loaded when first used.
+ */
+import type { Session } from "../engines/engine.ts";
+import { describeFormat, type Format } from "../formats/format.ts";
+import { randomKey } from "../formats/random.ts";
+import {
+  valuesOf,
+  type Checkpoint,
+  type CheckpointState,
+  type CheckpointTensor,
+} from "../io/checkpoint.ts";
+import { openCheckpoint, type OpenCheckpoint } from "../io/checkpoint-read.ts";
+import { checkpointFile } from "../io/checkpoint-write.ts";
+import { FileError, owned } from "../io/fault.ts";
+import { sameStorage } from "../io/format-data.ts";
+import { decodeStored, encodeStored } from "../io/requantize.ts";
+import { toSource, type FileData } from "../io/source.ts";
+import type { Recipe } from "../optimizers/define.ts";
+import type { Accumulator } from "./accumulate.ts";
+import type { NormHistory } from "./norms.ts";
+import type { Resolved, TensorInfo } from "./options.ts";
+import type { CheckedOptions } from "./settings.ts";
+
+export { checkpointFile };
+
+/** A running optimizer, as saving and loading see it. */
+export interface Running {
+  readonly recipe: Recipe;
+  readonly tensors: readonly TensorInfo[];
+  readonly resolved: readonly Resolved[];
+  readonly settings: CheckedOptions;
+  readonly session: Session;
+  readonly accumulator: Accumulator | undefined;
+  readonly norms: NormHistory | undefined;
+  readonly step: number;
+  /** Whether the learning rate comes from a function of the step. */
+  readonly scheduled: boolean;
+  readonly lastRate: number | undefined;
+  /** Learning rate of a step, from 1. */
+  rateAt(step: number): number;
+  /** The same of a tensor that has its own. */
+  ownRateAt(tensor: number, step: number): number | undefined;
+}
+
+/** What a load did that was not simply taking over. */
+export interface LoadReport {
+  /** Of the file's format. */
+  readonly version: number;
+  /** Steps that the saved optimizer had taken. */
+  readonly step: number;
+  /** States that were stored in another format: decoded and coded anew, with the loss of that. */
+  readonly requantized: readonly {
+    readonly tensor: string;
+    readonly state: string;
+    readonly from: string;
+    readonly to: string;
+  }[];
+  /** What the file and this optimizer say differently, and which of the two holds now. */
+  readonly differences: readonly {
+    readonly what: string;
+    readonly saved: unknown;
+    readonly here: unknown;
+    readonly used: "saved" | "here";
+  }[];
+}
+
+/** What a load changes in the optimizer besides its states. */
+export interface Loaded {
+  readonly step: number;
+  readonly lastRate: number | undefined;
+  /** Undefined leaves the rate as it is. */
+  readonly lr: number | undefined;
+  readonly report: LoadReport;
+}
+
+/** The states of all tensors as plain numbers, by tensor and by state. */
+export interface Float32State {
+  /** Steps taken. */
+  readonly step: number;
+  readonly tensors: Readonly<
+    Record<string, Readonly<Record<string, Float32Array<ArrayBuffer>>>>
+  >;
+}
+
+/**
+ * A running optimizer as a checkpoint, whose states are read when they are asked
+ * for.
+ *
+ * @param step for which its learning rates are told, other than its own.
+ */
+export function describeRunning(
+  running: Running,
+  step = running.step,
+): Checkpoint {
+  const { recipe, tensors, resolved, settings, session } = running;
+  const { accumulator, norms, lastRate } = running;
+  const summing = accumulator && accumulator.taken > 0;
+  return {
+    optimizer: recipe.optimizer.name,
+    recipe: recipe.name,
+    hyper: recipe.hyper,
+    lr: { value: running.rateAt(step + 1), scheduled: running.scheduled },
+    step,
+    lastRate,
+    seed: settings.seed,
+    norms: norms?.norms ?? [],
+    accumulation: {
+      every: settings.accumulate,
+      taken: accumulator?.taken ?? 0,
+    },
+    tensors: tensors.map(({ name, shape }, i): CheckpointTensor => {
+      const { optimizer, formats, hyper } = resolved[i]!;
+      return {
+        name,
+        shape,
+        hyper: differing(hyper, recipe.hyper),
+        lr: running.ownRateAt(i, step + 1),
+        update: plainText(optimizer.update),
+        states: optimizer.program.states.map((state, s): CheckpointState => ({
+          name: state,
+          kind: optimizer.state[state]!,
+          format: formats[s]!,
+          read: () => session.readState(i, s),
+        })),
+        sum: summing ? () => accumulator.readSum(i) : undefined,
+      };
+    }),
+  };
+}
+
+/** A formula without the indentation of the source it stood in. */
+const plainText = (update: string) =>
+  update
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean)
+    .join("\n");
+
+const differing = (
+  values: Readonly<Record<string, number>>,
+  base: Readonly<Record<string, number>>,
+) =>
+  Object.fromEntries(
+    Object.entries(values).filter(([key, value]) => value !== base[key]),
+  );
+
+/**
+ * Takes over a checkpoint. Everything that can be wrong with the file is found
+ * before the first write.
+ *
+ * @param begin called before the first write.
+ * @throws FileError that says what is wrong.
+ */
+export function loadRunning(
+  running: Running,
+  file: FileData,
+  begin: () => void,
+): Promise<Loaded> {
+  return owned(`${running.recipe.name}: load`, async () => {
+    const checkpoint = await openCheckpoint(toSource(file));
+    const pairs = matchStates(running, checkpoint);
+    for (const { saved } of pairs) await saved.read();
+    for (const { sum } of checkpoint.tensors) await sum?.();
+    begin();
+    const { session, accumulator, norms, settings, tensors } = running;
+    for (const { tensor, state, saved, format } of pairs) {
+      const { shape } = tensors[tensor]!;
+      const stored = await saved.read();
+      const length = valuesOf(saved.kind, shape);
+      const key = randomKey(settings.seed, checkpoint.step, tensor, state);
+      await session.writeState(
+        tensor,
+        state,
+        sameStorage(saved.format, format)
+          ? stored
+          : encodeStored(
+              decodeStored(stored, saved.format, length, shape),
+              format,
+              shape,
+              key,
+            ),
+      );
+    }
+    const byName = tensorsByName(checkpoint);
+    for (const [i, { name }] of tensors.entries()) {
+      const { sum } = byName.get(name)!;
+      if (sum) await accumulator!.writeSum(i, await sum());
+    }
+    accumulator?.restore(checkpoint.accumulation.taken);
+    norms?.restore(checkpoint.norms);
+    const { step, lastRate, lr } = checkpoint;
+    return {
+      step,
+      lastRate,
+      lr: lr.scheduled || running.scheduled ? undefined : lr.value,
+      report: describeLoad(running, checkpoint, pairs),
+    };
+  });
+}
+
+/** A state here and the one in the file. */
+interface Pair {
+  readonly tensor: number;
+  readonly state: number;
+  readonly format: Format;
+  readonly saved: CheckpointState;
+}
+
+const tensorsByName = ({ tensors }: Checkpoint) =>
+  new Map(tensors.map((tensor) => [tensor.name, tensor]));
+
+/** @throws FileError when the file is of another optimizer, or of other tensors. */
+function matchStates(
+  { recipe, tensors, resolved, settings }: Running,
+  checkpoint: Checkpoint,
+): Pair[] {
+  const { optimizer, accumulation } = checkpoint;
+  if (optimizer !== recipe.optimizer.name)
+    throw new FileError(
+      `the file is of '${optimizer}' (${checkpoint.recipe}), and this optimizer is '${recipe.optimizer.name}'`,
+    );
+  const { every, taken } = accumulation;
+  if (taken > 0 && every !== settings.accumulate)
+    throw new FileError(
+      `the file was saved after ${taken} of ${every} gradients of a step, and this optimizer takes a step every ${settings.accumulate}; create it with accumulate: ${every}`,
+    );
+  const byName = tensorsByName(checkpoint);
+  checkNames(
+    "tensor",
+    tensors.map(({ name }) => name),
+    [...byName.keys()],
+  );
+  return tensors.flatMap(({ name, shape }, tensor) => {
+    const theirs = byName.get(name)!;
+    if (String(theirs.shape) !== String(shape))
+      throw new FileError(
+        `'${name}' has the shape [${theirs.shape.join(", ")}] in the file, and [${shape.join(", ")}] here`,
+      );
+    const { optimizer: form, formats } = resolved[tensor]!;
+    const states = new Map(theirs.states.map((one) => [one.name, one]));
+    checkNames(`state of '${name}'`, form.program.states, [...states.keys()]);
+    return form.program.states.map((state, s): Pair => {
+      const one = states.get(state)!;
+      if (one.kind !== form.state[state])
+        throw new FileError(
+          `'${name}/${state}' is ${one.kind} in the file, and ${form.state[state]} here`,
+        );
+      return { tensor, state: s, format: formats[s]!, saved: one };
+    });
+  });
+}
+
+function checkNames(
+  what: string,
+  here: readonly string[],
+  saved: readonly string[],
+): void {
+  const missing = here.filter((name) => !saved.includes(name));
+  const extra = saved.filter((name) => !here.includes(name));
+  if (missing.length === 0 && extra.length === 0) return;
+  const list = (names: readonly string[]) =>
+    names
+      .slice(0, 5)
+      .map((name) => `'${name}'`)
+      .join(", ") + (names.length > 5 ? ` and ${names.length - 5} more` : "");
+  throw new FileError(
+    [
+      ...(missing.length > 0
+        ? [`the file has no ${what} ${list(missing)}`]
+        : []),
+      ...(extra.length > 0
+        ? [`this optimizer has no ${what} ${list(extra)}, which the file has`]
+        : []),
+    ].join("; "),
+  );
+}
+
+function describeLoad(
+  running: Running,
+  checkpoint: OpenCheckpoint,
+  pairs: readonly Pair[],
+): LoadReport {
+  const { tensors } = running;
+  return {
+    version: checkpoint.version,
+    step: checkpoint.step,
+    requantized: pairs
+      .filter(({ saved, format }) => !sameStorage(saved.format, format))
+      .map(({ tensor, saved, format }) => ({
+        tensor: tensors[tensor]!.name,
+        state: saved.name,
+        from: describeFormat(saved.format),
+        to: describeFormat(format),
+      })),
+    differences: findDifferences(
+      describeRunning(running, checkpoint.step),
+      checkpoint,
+    ),
+  };
+}
+
+function findDifferences(
+  here: Checkpoint,
+  saved: Checkpoint,
+): LoadReport["differences"] {
+  const found: LoadReport["differences"][number][] = [];
+  const compare = (
+    what: string,
+    left: unknown,
+    right: unknown,
+    used: "saved" | "here" = "here",
+  ) => {
+    if (left !== right) found.push({ what, saved: left, here: right, used });
+  };
+  const numbers = !saved.lr.scheduled && !here.lr.scheduled;
+  compare("lr", saved.lr.value, here.lr.value, numbers ? "saved" : "here");
+  compare("seed", saved.seed, here.seed);
+  compare("accumulate", saved.accumulation.every, here.accumulation.every);
+  for (const key of keysOf(saved.hyper, here.hyper))
+    compare(key, saved.hyper[key], here.hyper[key]);
+  const byName = tensorsByName(saved);
+  for (const tensor of here.tensors) {
+    const theirs = byName.get(tensor.name)!;
+    compare(`lr of '${tensor.name}'`, theirs.lr, tensor.lr);
+    compare(`update of '${tensor.name}'`, theirs.update, tensor.update);
+    for (const key of keysOf(theirs.hyper, tensor.hyper))
+      compare(
+        `${key} of '${tensor.name}'`,
+        theirs.hyper[key] ?? saved.hyper[key],
+        tensor.hyper[key] ?? here.hyper[key],
+      );
+  }
+  return found;
+}
+
+const keysOf = (a: object, b: object) => [
+  ...new Set([...Object.keys(a), ...Object.keys(b)]),
+];
+
+/** All states as plain numbers. */
+export async function readFloat32(running: Running): Promise<Float32State> {
+  const { step, tensors } = describeRunning(running);
+  const named: [string, Record<string, Float32Array<ArrayBuffer>>][] = [];
+  for (const { name, shape, states } of tensors) {
+    const values: [string, Float32Array<ArrayBuffer>][] = [];
+    for (const { name: state, kind, format, read } of states)
+      values.push([
+        state,
+        decodeStored(await read(), format, valuesOf(kind, shape), shape),
+      ]);
+    named.push([name, Object.fromEntries(values)]);
+  }
+  return { step, tensors: Object.fromEntries(named) };
+}
+
+/**
+ * Takes over states given as plain numbers.
+ *
+ * @param begin called before the first write.
+ * @throws TypeError or RangeError for a name, length or value that cannot be.
+ */
+export async function writeFloat32(
+  running: Running,
+  given: Float32State,
+  begin: () => void,
+): Promise<void> {
+  const owner = `${running.recipe.name}: toLowBit`;
+  const { tensors, resolved, session, settings, accumulator } = running;
+  const { step } = given;
+  if (!Number.isSafeInteger(step) || step < 0)
+    throw new RangeError(
+      `${owner}: step must be a count of steps, given ${String(step)}`,
+    );
+  checkFloat32(owner, running, given);
+  begin();
+  for (const [i, { name, shape }] of tensors.entries()) {
+    const { optimizer, formats } = resolved[i]!;
+    for (const [s, state] of optimizer.program.states.entries())
+      await session.writeState(
+        i,
+        s,
+        encodeStored(
+          given.tensors[name]![state]!,
+          formats[s]!,
+          shape,
+          randomKey(settings.seed, step, i, s),
+        ),
+      );
+  }
+  accumulator?.restore(0);
+}
+
+function checkFloat32(
+  owner: string,
+  { tensors, resolved }: Running,
+  given: Float32State,
+): void {
+  const known = tensors.map(({ name }) => name);
+  const extra = Object.keys(given.tensors).find((n) => !known.includes(n));
+  if (extra !== undefined)
+    throw new TypeError(`${owner}: there is no tensor '${extra}'`);
+  for (const [i, { name, shape }] of tensors.entries()) {
+    const { optimizer } = resolved[i]!;
+    const states = Object.hasOwn(given.tensors, name)
+      ? given.tensors[name]!
+      : {};
+    const { states: names } = optimizer.program;
+    const unknown = Object.keys(states).find((s) => !names.includes(s));
+    if (unknown !== undefined)
+      throw new TypeError(
+        `${owner}: '${name}' has no state '${unknown}'; there are ${names.join(", ")}`,
+      );
+    for (const state of names) {
+      const values: unknown = states[state];
+      const length = valuesOf(optimizer.state[state]!, shape);
+      if (!(values instanceof Float32Array) || values.length !== length)
+        throw new TypeError(
+          `${owner}: '${name}/${state}' must be a Float32Array of ${length}, given ${values instanceof Float32Array ? `one of ${values.length}` : String(values)}`,
+        );
+      const bad = values.findIndex((value) => !Number.isFinite(value));
+      if (bad >= 0)
+        throw new RangeError(
+          `${owner}: '${name}/${state}' is ${values[bad]} at ${bad}; states are finite`,
+        );
+    }
+  }
+}

@@ -1,0 +1,454 @@
+// What a checkpoint promises beside coming back: its file stays readable, says
+// itself how each number is stored, and a bad one changes nothing.
+
+import { readFileSync } from "node:fs";
+import {
+  adamw,
+  adamw4bit,
+  adamw8bit,
+  createOptimizer,
+  defineOptimizer,
+  FileError,
+  lion8bit,
+  quantileCodebook,
+  type ByteSource,
+} from "lowbit";
+import { readSafetensors as readPublic } from "lowbit/trainer";
+import { describe, expect, test } from "vitest";
+import { advance, runOn } from "./support/checkpoints.ts";
+import {
+  goldenOptions,
+  goldenRecipe,
+  goldenRun,
+} from "./support/golden-checkpoint.ts";
+import { engines } from "./support/engines.ts";
+import { normals } from "./support/numbers.ts";
+import { readSafetensors } from "./support/safetensors.ts";
+
+const reference = engines[0]!;
+const wasm = engines[1]!;
+const golden = new Uint8Array(
+  readFileSync(new URL("golden/checkpoints/v1.safetensors", import.meta.url)),
+);
+
+describe("version 1", () => {
+  test("loads, and goes on as the run that wrote it", async () => {
+    const run = await runOn(reference, goldenRecipe(), goldenOptions);
+    const report = await run.optimizer.load(golden);
+    expect(report).toMatchObject({ version: 1, step: 2, requantized: [] });
+    expect(report.differences).toEqual([]);
+    const whole = await goldenRun();
+    for (const name of Object.keys(run.parameters))
+      run.parameters[name]!.set(whole.parameters[name]!);
+    await advance(run, 9, 10);
+    await advance(whole, 9, 10);
+    expect(run.parameters).toEqual(whole.parameters);
+    expect(await run.optimizer.save()).toEqual(await whole.optimizer.save());
+  });
+
+  test("is still what save() writes", async () => {
+    expect(await (await goldenRun()).optimizer.save()).toEqual(golden);
+  });
+
+  // By the metadata alone, as a program in another language would.
+  test("says itself what its states are", async () => {
+    const run = await runOn(wasm, goldenRecipe(), goldenOptions);
+    await run.optimizer.load(golden);
+    expect((await run.optimizer.toFloat32()).tensors).toEqual(
+      decodeByHand(golden),
+    );
+  });
+
+  test("keeps every tensor aligned", () => {
+    const { tensors } = readPublic(golden);
+    const head = Number(new DataView(golden.buffer).getBigUint64(0, true)) + 8;
+    const text = new TextDecoder().decode(golden.subarray(8, head));
+    for (const [name, { data }] of Object.entries(tensors)) {
+      const [start] = JSON.parse(text)[name].data_offsets as [number];
+      expect((head + start) % data.BYTES_PER_ELEMENT, name).toBe(0);
+    }
+  });
+});
+
+interface FormatData {
+  readonly kind: string;
+  readonly bits: number;
+  readonly scale: string;
+  readonly blockSize: number;
+  readonly values: number;
+  readonly codeBits: number;
+}
+
+/** The states of a file, computed from nothing but what stands in it. */
+function decodeByHand(file: Uint8Array) {
+  const { metadata, tensors } = readSafetensors(file);
+  const floats = (name: string) =>
+    new Float32Array(tensors.get(name)!.bytes.buffer);
+  const formats = JSON.parse(metadata.formats!) as FormatData[];
+  const described = JSON.parse(metadata.tensors!) as Record<
+    string,
+    { shape: number[]; states: Record<string, { format: number }> }
+  >;
+  const decode = (name: string, shape: number[], format: FormatData) => {
+    if (format.kind === "float") {
+      const { dtype, bytes } = tensors.get(name)!;
+      if (dtype === "F32") return new Float32Array(bytes.buffer);
+      const halves = new Uint16Array(bytes.buffer);
+      return new Float32Array(
+        Uint32Array.from(halves, (half) => half << 16).buffer,
+      );
+    }
+    const codebook = floats(`codebook/${format.values}`);
+    const scales = floats(`${name}.scales`);
+    const codes = tensors.get(`${name}.codes`)!.bytes;
+    const each = 8 / format.codeBits;
+    const size = shape.reduce((a, b) => a * b);
+    return Float32Array.from({ length: size }, (_, i) => {
+      const byte = codes[Math.floor(i / each)]!;
+      const code =
+        (byte >> ((i % each) * format.codeBits)) & (2 ** format.codeBits - 1);
+      const [rows, columns] = [shape[0]!, shape[1]!];
+      const scale =
+        format.scale === "tensor"
+          ? scales[0]!
+          : format.scale === "block"
+            ? scales[Math.floor(i / format.blockSize)]!
+            : Math.min(
+                scales[Math.floor(i / columns)]!,
+                scales[rows + (i % columns)]!,
+              );
+      return codebook[code]! * scale;
+    });
+  };
+  return Object.fromEntries(
+    Object.entries(described).map(([name, { shape, states }]) => [
+      name,
+      Object.fromEntries(
+        Object.entries(states).map(([state, { format }]) => [
+          state,
+          decode(`${name}/${state}`, shape, formats[format]!),
+        ]),
+      ),
+    ]),
+  );
+}
+
+const damped = defineOptimizer({
+  name: "damped",
+  hyper: { lr: 1e-3, keep: 0.9 },
+  state: { m: "signed" },
+  update: `
+    m = keep * m + (1 - keep) * g
+    p = p - lr * m / (1 + abs(m))
+  `,
+});
+
+test("an optimizer and a codebook of one's own are saved with the rest", async () => {
+  const sample = normals(5000, 9);
+  const codebook = quantileCodebook(sample, { bits: 4 });
+  const mine = (values = codebook) =>
+    damped({ state: { m: { bits: 4, codebook: values } } });
+  const first = await runOn(wasm, mine());
+  await advance(first, 1, 2);
+  const second = await runOn(wasm, mine(), { from: first.parameters });
+  const file = await first.optimizer.save();
+  const report = await second.optimizer.load(file);
+  expect(report.requantized).toEqual([]);
+  await advance(first, 3);
+  await advance(second, 3);
+  expect(second.parameters).toEqual(first.parameters);
+  // Another sample, another codebook: the codes mean something else.
+  const other = quantileCodebook(normals(5000, 10), { bits: 4 });
+  const third = await runOn(wasm, mine(other));
+  const { requantized } = await third.optimizer.load(file);
+  expect(requantized.map(({ state }) => state)).toEqual(["m", "m", "m", "m"]);
+});
+
+test("names of parameters may be anything", async () => {
+  const names = ["", "a", "a/m", "__proto__", "constructor", "ä b\n\"'", "0"];
+  const recipe = () => adamw8bit();
+  const shapes = Object.fromEntries(names.map((name) => [name, [40]]));
+  const first = await runOn(wasm, recipe(), { shapes });
+  await advance(first, 1);
+  const second = await runOn(wasm, recipe(), { shapes });
+  await second.optimizer.load(await first.optimizer.save());
+  for (const name of Object.keys(shapes))
+    expect(await second.optimizer.state(name)).toEqual(
+      await first.optimizer.state(name),
+    );
+});
+
+describe("streams", () => {
+  const size = 20_000;
+  const make = async () =>
+    createOptimizer(adamw8bit(), {
+      a: { data: normals(size, 1), shape: [size] },
+      b: { data: normals(size, 2), shape: [size] },
+      odd: { data: normals(size + 1, 3), shape: [size + 1] },
+    });
+  const gradients = {
+    a: normals(size, 4),
+    b: normals(size, 5),
+    odd: normals(size + 1, 6),
+  };
+
+  test("save piece by piece, with one state in memory at a time", async () => {
+    const optimizer = await make();
+    await optimizer.step(gradients);
+    const whole = await optimizer.save();
+    const chunks: Uint8Array<ArrayBuffer>[] = [];
+    for await (const chunk of optimizer.saveStream()) chunks.push(chunk);
+    expect(Buffer.concat(chunks).equals(whole)).toBe(true);
+    for (const chunk of chunks) {
+      expect(chunk.length).toBeLessThanOrEqual(size + 4);
+      expect(chunk.buffer.byteLength).toBeLessThanOrEqual(size + 4);
+    }
+  });
+
+  test("load from a Blob, and from anything that reads a range", async () => {
+    const optimizer = await make();
+    await optimizer.step(gradients);
+    const file = await optimizer.save();
+    let most = 0;
+    const ranges: ByteSource = {
+      size: file.length,
+      read: async (start, end) => {
+        most = Math.max(most, end - start);
+        return file.slice(start, end);
+      },
+    };
+    for (const source of [new Blob([file]), ranges, file.buffer]) {
+      const loaded = await make();
+      await loaded.load(source);
+      expect(Buffer.from(await loaded.save()).equals(file)).toBe(true);
+    }
+    expect(most).toBeLessThanOrEqual(size + 4);
+    await expect(optimizer.load("file.safetensors" as never)).rejects.toThrow(
+      "a file must be a Uint8Array, an ArrayBuffer, a Blob or { size, read(start, end) }, given String",
+    );
+  });
+
+  test("no step while a save is under way", async () => {
+    const optimizer = await make();
+    const stream = optimizer.saveStream();
+    await stream.next();
+    await expect(optimizer.step(gradients)).rejects.toThrow(
+      "adamw8bit: the save before has not ended; await optimizer.save(...)",
+    );
+    await expect(optimizer.load(golden)).rejects.toThrow("has not ended");
+    await stream.return();
+    await optimizer.step(gradients);
+    expect(optimizer.steps).toBe(1);
+  });
+});
+
+describe("what a load says", () => {
+  test("which states it requantized, and how far that is off", async () => {
+    const first = await runOn(wasm, adamw8bit());
+    await advance(first, 1, 2, 3);
+    const file = await first.optimizer.save();
+    const blocks = await runOn(wasm, adamw8bit({ blockSize: 64 }));
+    const { requantized } = await blocks.optimizer.load(file);
+    expect(requantized[0]).toEqual({
+      tensor: "matrix",
+      state: "m",
+      from: "8-bit signed dynamic, block 256",
+      to: "8-bit signed dynamic, block 64",
+    });
+    const before = (await first.optimizer.toFloat32()).tensors.matrix!.m!;
+    const after = (await blocks.optimizer.toFloat32()).tensors.matrix!.m!;
+    const largest = Math.max(...before.map(Math.abs));
+    // Entries of the 8-bit map lie at most 0.014 of the largest apart.
+    before.forEach((value, i) =>
+      expect(Math.abs(value - after[i]!)).toBeLessThan(0.008 * largest),
+    );
+    // A rounding is no other storage.
+    const rounded = await runOn(
+      wasm,
+      adamw8bit({ state: { m: { rounding: "stochastic" } } }),
+    );
+    expect((await rounded.optimizer.load(file)).requantized).toEqual([]);
+  });
+
+  test("what differs, and that a learning rate comes with the file", async () => {
+    const first = await runOn(wasm, adamw8bit({ lr: 1e-3 }));
+    await advance(first, 1);
+    first.optimizer.lr = 5e-4;
+    const file = await first.optimizer.save();
+    const second = await runOn(
+      wasm,
+      adamw8bit({ lr: 1e-2, beta2: 0.95, weightDecay: 0 }),
+      { seed: 3, overrides: [{ match: "vector", weightDecay: 0.2 }] },
+    );
+    const { differences } = await second.optimizer.load(file);
+    expect(differences).toEqual([
+      { what: "lr", saved: 5e-4, here: 1e-2, used: "saved" },
+      { what: "seed", saved: 0, here: 3, used: "here" },
+      { what: "beta2", saved: 0.999, here: 0.95, used: "here" },
+      { what: "weightDecay", saved: 0.01, here: 0, used: "here" },
+      {
+        what: "weightDecay of 'vector'",
+        saved: 0.01,
+        here: 0.2,
+        used: "here",
+      },
+    ]);
+    expect(second.optimizer.lr).toBe(5e-4);
+    const scheduled = await runOn(wasm, adamw8bit({ lr: (t) => 1 / t }));
+    await scheduled.optimizer.load(file);
+    expect(scheduled.optimizer.lr).toBe(1 / 2);
+  });
+
+  test("that a formula of the same name has changed", async () => {
+    const define = (factor: number) =>
+      defineOptimizer({
+        name: "mine",
+        hyper: { lr: 0.1 },
+        state: { m: "signed" },
+        update: `
+          m = ${factor} * m + g
+          p = p - lr * m`,
+      });
+    const first = await runOn(wasm, define(0.9)(), { shapes: { w: [4] } });
+    const second = await runOn(wasm, define(0.8)(), { shapes: { w: [4] } });
+    const { differences } = await second.optimizer.load(
+      await first.optimizer.save(),
+    );
+    expect(differences).toEqual([
+      {
+        what: "update of 'w'",
+        saved: "m = 0.9 * m + g\np = p - lr * m",
+        here: "m = 0.8 * m + g\np = p - lr * m",
+        used: "here",
+      },
+    ]);
+  });
+});
+
+describe("refuses, and changes nothing:", () => {
+  const shapes = { w: [16, 20], b: [30] };
+  const cases: [string, () => Promise<Uint8Array>, string][] = [
+    [
+      "another optimizer",
+      async () => (await runOn(wasm, lion8bit(), { shapes })).optimizer.save(),
+      "adamw8bit: load: the file is of 'lion' (lion8bit), and this optimizer is 'adamw'",
+    ],
+    [
+      "another shape",
+      async () =>
+        (
+          await runOn(wasm, adamw8bit(), { shapes: { w: [20, 16], b: [30] } })
+        ).optimizer.save(),
+      "'w' has the shape [20, 16] in the file, and [16, 20] here",
+    ],
+    [
+      "tensors missing and others too many",
+      async () =>
+        (
+          await runOn(wasm, adamw8bit(), { shapes: { w: [16, 20], c: [30] } })
+        ).optimizer.save(),
+      "the file has no tensor 'b'; this optimizer has no tensor 'c', which the file has",
+    ],
+    [
+      "states too many",
+      async () =>
+        (
+          await runOn(wasm, adamw({ bits: 8, amsgrad: true }), { shapes })
+        ).optimizer.save(),
+      "this optimizer has no state of 'w' 'vmax', which the file has",
+    ],
+    [
+      "another accumulation's midst",
+      async () => {
+        const run = await runOn(wasm, adamw8bit(), { shapes, accumulate: 2 });
+        await advance(run, 1);
+        return run.optimizer.save();
+      },
+      "the file was saved after 1 of 2 gradients of a step, and this optimizer takes a step every 1; create it with accumulate: 2",
+    ],
+  ];
+
+  test.each(cases)("%s", async (_, make, message) => {
+    const run = await runOn(wasm, adamw8bit(), { shapes });
+    await advance(run, 1, 2);
+    const before = await run.optimizer.save();
+    const error = await run.optimizer.load(await make()).catch((e) => e);
+    expect(error).toBeInstanceOf(FileError);
+    expect(error.message).toContain(message);
+    expect(await run.optimizer.save()).toEqual(before);
+  });
+
+  test("and a source that fails midway keeps steps from being taken", async () => {
+    const run = await runOn(wasm, adamw8bit(), { shapes });
+    await advance(run, 1);
+    const file = await run.optimizer.save();
+    let reads = 0;
+    const failing: ByteSource = {
+      size: file.length,
+      read: (start, end) => {
+        // Everything is read once before the first write.
+        if (++reads > 16) throw new Error("the disk is gone");
+        return file.subarray(start, end);
+      },
+    };
+    await expect(run.optimizer.load(failing)).rejects.toThrow("disk is gone");
+    await expect(advance(run, 2)).rejects.toThrow(
+      "adamw8bit: load ended midway and left states of two kinds; load a file again",
+    );
+    await expect(run.optimizer.save()).rejects.toThrow("load a file again");
+    await run.optimizer.load(file);
+    await advance(run, 2);
+    expect(run.optimizer.steps).toBe(2);
+  });
+});
+
+describe("toLowBit", () => {
+  test("carries a run from 32 bits to 4 and back, midway", async () => {
+    const run = await runOn(wasm, adamw({ bits: 32 }));
+    await advance(run, 1, 2, 3);
+    const low = await runOn(wasm, adamw4bit(), { from: run.parameters });
+    await low.optimizer.toLowBit(await run.optimizer.toFloat32());
+    expect(low.optimizer.steps).toBe(3);
+    const stored = await low.optimizer.state("matrix");
+    expect(stored.m).toMatchObject({ kind: "quantized", format: { bits: 4 } });
+    // And the whole of it back: a float32 state holds 4-bit values exactly.
+    const back = await runOn(wasm, adamw({ bits: 32 }));
+    const small = await low.optimizer.toFloat32();
+    await back.optimizer.toLowBit(small);
+    expect(await back.optimizer.toFloat32()).toEqual(small);
+  });
+
+  test("takes nothing that does not fit", async () => {
+    const { optimizer } = await runOn(wasm, adamw8bit(), {
+      shapes: { w: [3] },
+    });
+    const good = await optimizer.toFloat32();
+    const { m, v } = good.tensors.w!;
+    const cases: [unknown, string][] = [
+      [{ step: -1, tensors: good.tensors }, "step must be a count of steps"],
+      [
+        { step: 1, tensors: {} },
+        "'w/m' must be a Float32Array of 3, given undefined",
+      ],
+      [
+        { step: 1, tensors: { w: { m, v, u: m } } },
+        "'w' has no state 'u'; there are m, v",
+      ],
+      [{ step: 1, tensors: { w: { m, v }, x: {} } }, "there is no tensor 'x'"],
+      [
+        { step: 1, tensors: { w: { m, v: v!.subarray(1) } } },
+        "'w/v' must be a Float32Array of 3, given one of 2",
+      ],
+      [
+        { step: 1, tensors: { w: { m, v: Float32Array.of(0, NaN, 0) } } },
+        "'w/v' is NaN at 1; states are finite",
+      ],
+    ];
+    for (const [state, message] of cases)
+      await expect(optimizer.toLowBit(state as never)).rejects.toThrow(
+        `adamw8bit: toLowBit: ${message}`,
+      );
+    expect(optimizer.steps).toBe(0);
+    expect(await optimizer.toFloat32()).toEqual(good);
+  });
+});
