@@ -25,7 +25,7 @@ export interface Accumulator {
   /** The sum of a tensor's gradients so far, each with its share; a copy. */
   readSum(tensor: number): Promise<Float32Array<ArrayBuffer>>;
   /** Replaces a sum. */
-  writeSum(tensor: number, sum: Float32Array<ArrayBuffer>): Promise<void>;
+  writeSum(tensor: number, sum: Float32Array<ArrayBuffer>): void;
   /** Goes on as if this many gradients had been added. */
   restore(taken: number): void;
   /** Bytes of the sums. */

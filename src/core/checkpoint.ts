@@ -170,7 +170,7 @@ export function loadRunning(
       const stored = await saved.read();
       const length = valuesOf(saved.kind, shape);
       const key = randomKey(settings.seed, checkpoint.step, tensor, state);
-      await session.writeState(
+      session.writeState(
         tensor,
         state,
         sameStorage(saved.format, format)
@@ -182,11 +182,14 @@ export function loadRunning(
               key,
             ),
       );
+      await settle(session, length);
     }
     const byName = tensorsByName(checkpoint);
-    for (const [i, { name }] of tensors.entries()) {
+    for (const [i, { name, size }] of tensors.entries()) {
       const { sum } = byName.get(name)!;
-      if (sum) await accumulator!.writeSum(i, await sum());
+      if (!sum) continue;
+      accumulator!.writeSum(i, await sum());
+      await settle(session, size);
     }
     accumulator?.restore(checkpoint.accumulation.taken);
     norms?.restore(checkpoint.norms);
@@ -198,6 +201,14 @@ export function loadRunning(
       report: describeLoad(running, checkpoint, pairs),
     };
   });
+}
+
+/**
+ * Waits until a device has taken what was written: what is queued is memory,
+ * too. Small tensors are not worth the wait.
+ */
+async function settle(session: Session, size: number): Promise<void> {
+  if (size >= 2 ** 20) await session.report();
 }
 
 /** A state here and the one in the file. */
@@ -375,10 +386,10 @@ export async function writeFloat32(
     );
   checkFloat32(owner, running, given);
   begin();
-  for (const [i, { name, shape }] of tensors.entries()) {
+  for (const [i, { name, shape, size }] of tensors.entries()) {
     const { optimizer, formats } = resolved[i]!;
     for (const [s, state] of optimizer.program.states.entries())
-      await session.writeState(
+      session.writeState(
         i,
         s,
         encodeStored(
@@ -388,6 +399,7 @@ export async function writeFloat32(
           randomKey(settings.seed, step, i, s),
         ),
       );
+    await settle(session, size);
   }
   accumulator?.restore(0);
 }

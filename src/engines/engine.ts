@@ -149,11 +149,8 @@ export interface Session {
   parameter(tensor: number): unknown;
   /** The values of a parameter that the engine allocated; a copy. */
   readParameter(tensor: number): Promise<Float32Array<ArrayBuffer>>;
-  /** Replaces the values of a parameter that the engine allocated. */
-  writeParameter(
-    tensor: number,
-    values: Float32Array<ArrayBuffer>,
-  ): Promise<void>;
+  /** Replaces them, before it returns (on a device: queued). */
+  writeParameter(tensor: number, values: Float32Array<ArrayBuffer>): void;
   /** Memory for the gradient that a step reads without a copy, when resident. */
   gradient(tensor: number): unknown;
   /** Bytes of one state as really allocated: codes and scales, or float32. */

@@ -355,7 +355,7 @@ class ReferenceSession implements Session {
     return Float32Array.from(this.parameter(tensor));
   }
 
-  async writeParameter(tensor: number, values: Float32Array): Promise<void> {
+  writeParameter(tensor: number, values: Float32Array): void {
     this.parameter(tensor).set(values);
   }
 

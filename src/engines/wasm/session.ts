@@ -202,7 +202,7 @@ export class WasmSession implements Session {
     return Float32Array.from(this.parameter(tensor));
   }
 
-  async writeParameter(tensor: number, values: Float32Array): Promise<void> {
+  writeParameter(tensor: number, values: Float32Array): void {
     this.parameter(tensor).set(values);
   }
 

@@ -314,10 +314,7 @@ export class WebGPUSession implements Session {
     );
   }
 
-  async writeParameter(
-    tensor: number,
-    values: Float32Array<ArrayBuffer>,
-  ): Promise<void> {
+  writeParameter(tensor: number, values: Float32Array<ArrayBuffer>): void {
     this.#check();
     const { buffer, offset } = this.#memory.tensors[tensor]!.parameter;
     this.#device.queue.writeBuffer(buffer, offset, values);
