@@ -38,7 +38,8 @@ export class WasmSession implements Session {
   readonly description: string;
   readonly hostStates: HostStates | undefined;
   readonly #parts: SessionParts;
-  readonly #parameters: readonly Float32Array[];
+  /** Where they live; undefined when each step says so. */
+  readonly #parameters: readonly (Float32Array | undefined)[];
   readonly #pieces: readonly (readonly Piece[])[];
   readonly #tasks: Tasks;
   readonly #reductions: Reductions;
@@ -52,7 +53,7 @@ export class WasmSession implements Session {
     const { threads } = pool;
     this.description = `wasm, ${threads} ${threads === 1 ? "thread" : "threads"}`;
     this.#parameters = plan.placed.map(({ plan: tensor, parameterAt }) => {
-      if (!parameterAt) return tensor.parameter as Float32Array;
+      if (!parameterAt) return tensor.parameter as Float32Array | undefined;
       const own = this.#array(parameterAt, tensor.size);
       if (tensor.parameter) own.set(tensor.parameter as Float32Array);
       return own;
@@ -191,11 +192,11 @@ export class WasmSession implements Session {
     return plan.placed[tensor]!;
   }
 
-  parameter(tensor: number): Float32Array {
+  parameter(tensor: number): Float32Array | undefined {
     const { parameterAt, plan } = this.#parts.plan.placed[tensor]!;
     return parameterAt
       ? this.#array(parameterAt, plan.size)
-      : this.#parameters[tensor]!;
+      : this.#parameters[tensor];
   }
 
   async readParameter(tensor: number): Promise<Float32Array<ArrayBuffer>> {

@@ -73,14 +73,14 @@ export class Tasks {
   readonly #heap: Heap;
   readonly #pool: Pool;
   /** Where parameters live, by tensor. */
-  readonly #parameters: readonly Float32Array[];
+  readonly #parameters: readonly (Float32Array | undefined)[];
   #step: StepContext = { tensors: [], factor: 1, statesAt: 0 };
 
   constructor(
     plan: MemoryPlan,
     heap: Heap,
     pool: Pool,
-    parameters: readonly Float32Array[],
+    parameters: readonly (Float32Array | undefined)[],
   ) {
     this.#plan = plan;
     this.#heap = heap;

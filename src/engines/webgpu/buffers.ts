@@ -94,6 +94,7 @@ export class Arena {
   readonly #limit: number;
   readonly #sizes: number[] = [];
   #buffers: GPUBuffer[] = [];
+  #lent = false;
 
   constructor(limit: number) {
     this.#limit = Math.floor(limit / alignment) * alignment;
@@ -125,8 +126,19 @@ export class Arena {
     );
   }
 
+  /** Takes the host's buffers for the chunks, in place of its own; they stay the host's. */
+  lend(buffers: readonly GPUBuffer[]): void {
+    this.#buffers = [...buffers];
+    this.#lent = true;
+  }
+
   buffer(chunk: number): GPUBuffer {
     return this.#buffers[chunk]!;
+  }
+
+  /** Bytes of each chunk. */
+  get sizes(): readonly number[] {
+    return this.#sizes;
   }
 
   get bytes(): number {
@@ -134,7 +146,7 @@ export class Arena {
   }
 
   destroy(): void {
-    for (const buffer of this.#buffers) buffer.destroy();
+    if (!this.#lent) for (const buffer of this.#buffers) buffer.destroy();
     this.#buffers = [];
   }
 }

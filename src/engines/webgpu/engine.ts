@@ -86,21 +86,27 @@ export function createWebGPUEngine(
     if (typeof GPUBufferUsage === "undefined") await findGPU();
     return device ? watch(device) : openShared();
   };
+  const sessionOn = ({ device, description, software, check }: Opened) => {
+    check();
+    return {
+      device,
+      tuning: { ...tuning, solo: tuning.solo ?? software },
+      description,
+      lost: check,
+    };
+  };
   return {
     name: "webgpu",
     accepts: isView,
     device: async () => (await open()).device,
     async createSession(plans, options) {
-      const { device, description, software, check } = await open();
-      check();
-      return WebGPUSession.create(
-        device,
-        plans,
-        options,
-        { ...tuning, solo: tuning.solo ?? software },
-        description,
-        check,
-      );
+      const parts = sessionOn(await open());
+      return WebGPUSession.create({ ...parts, plans, options });
     },
+    // A device that is still to be opened cannot be had at once.
+    ...(device && {
+      createSessionSync: (plans, options) =>
+        new WebGPUSession({ ...sessionOn(watch(device)), plans, options }),
+    }),
   };
 }

@@ -11,7 +11,7 @@ import {
   type BufferView,
   type Place,
 } from "./buffers.ts";
-import { fillCodes } from "./fill.ts";
+import { fillCodes, type FillRegion } from "./fill.ts";
 import { placeTensor, type PlacedPiece } from "./layout.ts";
 import { reportHeader } from "./report.ts";
 import { lowestBits, placeSmall, type SmallPlaces } from "./small.ts";
@@ -22,8 +22,8 @@ export interface Tensor {
   /** Of program and formats: tensors with the same key run the same kernels. */
   readonly key: string;
   readonly pieces: readonly PlacedPiece[];
-  /** Where the parameter is read and written. */
-  readonly parameter: Required<BufferView>;
+  /** Where the parameter is read and written; undefined when each step says so. */
+  readonly parameter: Required<BufferView> | undefined;
   /** The caller's own array: uploaded before a step and written back after. */
   readonly array: Float32Array | undefined;
   /** Memory of ours for the gradient. */
@@ -62,26 +62,42 @@ interface Draft extends Omit<Tensor, "parameter" | "gradient"> {
   readonly ownGradient: Place | undefined;
 }
 
+/** The arenas of what a host may keep, in the order of its regions. */
+export const stateArenas = ({ codes, floats, smalls }: Arenas): Arena[] => [
+  codes,
+  floats,
+  smalls,
+];
+
+/** Memory in use, of which the device may still say that there is not enough. */
+export interface Allocation {
+  readonly memory: Memory;
+  /** What was wrong, once the device has said so. */
+  readonly fault: Promise<Error | undefined>;
+}
+
 /**
  * Creates the buffers of a session, filled as before the first step.
  *
- * @param lost throws when the device is gone.
- * @throws RangeError when memory is short; nothing stays allocated.
+ * @throws RangeError when the device says at once that memory is short; nothing
+ * stays allocated.
  */
-export async function allocate(
+export function allocate(
   device: GPUDevice,
   plans: readonly TensorPlan[],
-  { resident }: EngineOptions,
+  options: EngineOptions,
   tuning: ResolvedTuning,
-  lost: () => void,
-): Promise<Memory> {
+): Allocation {
+  const { resident, hostStates = false } = options;
   const places = makeArenas(device, tuning);
-  const { drafts, reportWords } = placeAll(plans, resident, tuning, places);
-  const bytes = arenas.reduce((sum, name) => sum + places[name].bytes, 0);
+  const { drafts, reportWords } = placeAll(plans, options, tuning, places);
+  const kept: readonly Arena[] = hostStates ? stateArenas(places) : [];
+  const own = arenas.filter((name) => !kept.includes(places[name]));
+  const bytes = own.reduce((sum, name) => sum + places[name].bytes, 0);
   let buffers: Buffers | undefined;
   try {
-    await scoped(device, bytes, lost, () => {
-      for (const name of arenas)
+    const fault = scoped(device, bytes, () => {
+      for (const name of own)
         places[name].create(device, `lowbit ${labels[name]}`);
       buffers = makeBuffers(device, drafts, reportWords, resident);
     });
@@ -90,8 +106,8 @@ export async function allocate(
       ...buffers!,
       tensors: drafts.map((draft) => located(draft, places)),
     };
-    initialize(device, memory, resident);
-    return memory;
+    initialize(device, memory, options);
+    return { memory, fault };
   } catch (error) {
     release({ ...places, ...buffers });
     throw error;
@@ -120,7 +136,7 @@ function makeArenas(device: GPUDevice, { binding }: ResolvedTuning): Arenas {
 
 function placeAll(
   plans: readonly TensorPlan[],
-  resident: boolean,
+  { resident, hostStates = false, hostParameters = false }: EngineOptions,
   { binding, solo }: ResolvedTuning,
   { codes, floats, smalls, parameters, gradients }: Arenas,
 ): { drafts: Draft[]; reportWords: number } {
@@ -134,7 +150,7 @@ function placeAll(
         : resolveView(parameter, size, `parameter '${plan.name}'`);
     const pieces = placeTensor(plan, index, codes, floats, binding);
     const small = placeSmall(plan, solo, pieces.length, smalls);
-    const ours = resident || !given;
+    const ours = resident || Boolean(array) || (!given && !hostParameters);
     const bytes = Math.max(4, 4 * size);
     return {
       plan,
@@ -148,6 +164,10 @@ function placeAll(
       peaks: formats.map((format) => {
         if (format.kind === "float" || format.scale !== "tensor")
           return undefined;
+        if (hostStates)
+          throw new TypeError(
+            `webgpu: '${plan.name}' has a state with one scale a tensor, which a host cannot keep; give it a block size`,
+          );
         return (reportWords += 3) - 3;
       }),
     };
@@ -196,23 +216,34 @@ function located(
   });
   return {
     ...rest,
-    parameter: own ? view(parameters, own) : given!,
+    parameter: own ? view(parameters, own) : given,
     gradient: ownGradient ? view(gradients, ownGradient) : undefined,
   };
 }
 
 /** Parameters given, and states of zero. */
-function initialize(device: GPUDevice, memory: Memory, resident: boolean) {
+function initialize(
+  device: GPUDevice,
+  memory: Memory,
+  { resident, hostStates }: EngineOptions,
+): void {
   for (const { array, parameter, plan } of memory.tensors)
     if (array)
       device.queue.writeBuffer(
-        parameter.buffer,
-        parameter.offset,
+        parameter!.buffer,
+        parameter!.offset,
         array as Float32Array<ArrayBuffer>,
       );
     else if (resident && plan.parameter !== undefined)
-      copyIn(device, parameter, plan);
-  fillZeroCodes(device, memory);
+      copyIn(device, parameter!, plan);
+  if (hostStates) return;
+  fillCodes(
+    device,
+    initialWords(memory).map(({ arena, chunk, ...region }) => ({
+      ...region,
+      buffer: arena.buffer(chunk),
+    })),
+  );
 }
 
 function copyIn(
@@ -237,13 +268,17 @@ function copyIn(
   device.queue.submit([encoder.finish()]);
 }
 
-/** Runs allocations. @throws RangeError when memory is short. */
-async function scoped(
+/** Runs allocations. @returns what the device finds wrong with them, which it says later. */
+function scoped(
   device: GPUDevice,
   bytes: number,
-  lost: () => void,
   create: () => void,
-): Promise<void> {
+): Promise<Error | undefined> {
+  const short = (cause: unknown) =>
+    new RangeError(
+      `webgpu: no memory for the states: ${bytes} bytes were asked for; free other buffers, or store states in fewer bits`,
+      { cause },
+    );
   device.pushErrorScope("validation");
   device.pushErrorScope("out-of-memory");
   let thrown: unknown;
@@ -252,25 +287,36 @@ async function scoped(
   } catch (error) {
     thrown = error;
   }
-  const memory = await device.popErrorScope();
-  const validation = await device.popErrorScope();
-  lost();
-  if (memory ?? thrown)
-    throw new RangeError(
-      `webgpu: no memory for the states: ${bytes} bytes were asked for; free other buffers, or store states in fewer bits`,
-      { cause: thrown ?? memory },
-    );
-  if (validation) throw new Error(`webgpu: the states: ${validation.message}`);
+  // The device may be lost meanwhile, which every use will say.
+  const memory = device.popErrorScope().catch(() => null);
+  const validation = device.popErrorScope().catch(() => null);
+  if (thrown !== undefined) throw short(thrown);
+  return Promise.all([memory, validation]).then(([memory, validation]) => {
+    if (memory) return short(memory);
+    return validation
+      ? new Error(`webgpu: the states: ${validation.message}`)
+      : undefined;
+  });
 }
 
-/** Codes of 0, so that states read before the first step are the reference's. */
-function fillZeroCodes(
-  device: GPUDevice,
-  { tensors, codes, smalls }: Memory,
-): void {
-  const regions = tensors.flatMap(({ plan, pieces }) =>
+/** A range of an arena's chunk, and the word that fills it before the first step. */
+export interface InitialWords extends Omit<FillRegion, "buffer"> {
+  readonly arena: Arena;
+  readonly chunk: number;
+}
+
+/**
+ * Codes of 0, so that states read before the first step are the reference's,
+ * and least numbers; the rest of a new buffer is 0.
+ */
+export function initialWords({
+  tensors,
+  codes,
+  smalls,
+}: Memory): InitialWords[] {
+  const zeros = tensors.flatMap(({ plan, pieces }) =>
     pieces.flatMap(({ states, length }) =>
-      states.flatMap((place, s) => {
+      states.flatMap((place, s): InitialWords[] => {
         const format = plan.formats[s]!;
         if (place.kind !== "quantized" || format.kind === "float") return [];
         const zero = zeroCode(format);
@@ -278,24 +324,22 @@ function fillZeroCodes(
         const width = storedBits(format.bits);
         let word = 0;
         for (let i = 0; i < 32; i += width) word |= zero << i;
-        return {
-          buffer: codes.buffer(place.codes.chunk),
-          offset: place.codes.offset,
-          words: Math.ceil(codeBytes(format.bits, length) / 4),
-          value: word >>> 0,
-        };
+        const { chunk, offset } = place.codes;
+        const words = Math.ceil(codeBytes(format.bits, length) / 4);
+        return [{ arena: codes, chunk, offset, words, value: word >>> 0 }];
       }),
     ),
   );
   const maxima = tensors.flatMap(({ small }) =>
     (small?.lowest ?? []).map(({ at, words }) => ({
-      buffer: smalls.buffer(small!.chunk),
+      arena: smalls,
+      chunk: small!.chunk,
       offset: 4 * at,
       words,
       value: lowestBits,
     })),
   );
-  fillCodes(device, [...regions, ...maxima]);
+  return [...zeros, ...maxima];
 }
 
 /** Bytes of codes and scales, or of values. */
@@ -322,6 +366,7 @@ export function spareBytes(memory: Memory, resident: boolean): number {
   );
 }
 
+/** Destroys what is ours: a host's buffers stay. */
 export function release(memory: Arenas & Partial<Buffers>): void {
   for (const name of arenas) memory[name].destroy();
   memory.report?.destroy();

@@ -10,7 +10,7 @@ import {
   type NormSpec,
 } from "./norm.ts";
 import { elementBytes } from "./operands.ts";
-import { bindGroupLayout, compile } from "./pipelines.ts";
+import { bindGroupLayout, pipeline, type Pipeline } from "./pipelines.ts";
 import { alignDown, pack, type Range } from "./plan.ts";
 
 interface Gradient {
@@ -25,30 +25,38 @@ interface Decision {
   readonly maxNorm: number;
 }
 
+/** Gradients in a job, whatever buffers they lie in. */
+const segments = 64;
+
 type Record = (pass: GPUComputePassEncoder) => void;
 
 /** Encodes the kernels of norm.ts before a step. */
 export class NormPass {
   readonly #device: GPUDevice;
   readonly #report: GPUBuffer;
-  readonly #decide: GPUComputePipeline;
+  readonly #decide: Pipeline;
   readonly #decideLayout: GPUBindGroupLayout;
   readonly #decision: GPUBuffer;
+  #gradientLayout: GPUBindGroupLayout | undefined;
   #jobs: GPUBuffer | undefined;
   #partials: GPUBuffer | undefined;
   #plan:
     { key: readonly Gradient[]; record: Record; partials: number } | undefined;
 
-  private constructor(
-    device: GPUDevice,
-    report: GPUBuffer,
-    decide: GPUComputePipeline,
-    layout: GPUBindGroupLayout,
-  ) {
+  constructor(device: GPUDevice, report: GPUBuffer) {
     this.#device = device;
     this.#report = report;
-    this.#decide = decide;
-    this.#decideLayout = layout;
+    this.#decideLayout = bindGroupLayout(device, [
+      { binding: 0, type: "uniform" },
+      { binding: 1, type: "storage" },
+      { binding: 2, type: "storage" },
+    ]);
+    this.#decide = pipeline(
+      device,
+      decideCode,
+      this.#decideLayout,
+      "lowbit decide",
+    );
     this.#decision = device.createBuffer({
       label: "lowbit decision",
       size: 16,
@@ -56,14 +64,12 @@ export class NormPass {
     });
   }
 
-  static async create(device: GPUDevice, report: GPUBuffer): Promise<NormPass> {
-    const layout = bindGroupLayout(device, [
-      { binding: 0, type: "uniform" },
-      { binding: 1, type: "storage" },
-      { binding: 2, type: "storage" },
-    ]);
-    const decide = await compile(device, decideCode, layout, "lowbit decide");
-    return new NormPass(device, report, decide, layout);
+  /** What steps with gradients of these types will use. */
+  pipelines(types: Iterable<ElementType>): Pipeline[] {
+    return [
+      this.#decide,
+      ...[...new Set(types)].map((type) => this.#pipeline(type)),
+    ];
   }
 
   get bytes(): number {
@@ -75,12 +81,12 @@ export class NormPass {
   }
 
   /** What to record for these gradients; kept while they stay the same. */
-  async plan(
+  plan(
     gradients: readonly Gradient[],
     { clip, skip, maxNorm }: Decision,
-  ): Promise<Record> {
+  ): Record {
     if (!this.#plan || !same(this.#plan.key, gradients))
-      this.#plan = await this.#make(gradients);
+      this.#plan = this.#make(gradients);
     const data = new ArrayBuffer(16);
     new Uint32Array(data).set([
       this.#plan.partials,
@@ -93,13 +99,35 @@ export class NormPass {
     return this.#plan.record;
   }
 
-  async #make(gradients: readonly Gradient[]) {
-    const device = this.#device;
-    const slots = Math.max(
-      1,
-      Math.min(7, device.limits.maxStorageBuffersPerShaderStage - 1),
+  /** Gradients that one dispatch can take. */
+  get #slots(): number {
+    const { maxStorageBuffersPerShaderStage } = this.#device.limits;
+    return Math.max(1, Math.min(7, maxStorageBuffersPerShaderStage - 1));
+  }
+
+  get #layout(): GPUBindGroupLayout {
+    return (this.#gradientLayout ??= bindGroupLayout(this.#device, [
+      { binding: 0, type: "uniform" },
+      { binding: 2, type: "storage" },
+      ...Array.from({ length: this.#slots }, (_, slot) => ({
+        binding: firstGradientBinding + slot,
+        type: "read-only-storage" as const,
+      })),
+    ]));
+  }
+
+  #pipeline(gradientType: ElementType): Pipeline {
+    return pipeline(
+      this.#device,
+      normCode({ gradientType, slots: this.#slots, segments }),
+      this.#layout,
+      "lowbit norm",
     );
-    const segments = 64;
+  }
+
+  #make(gradients: readonly Gradient[]) {
+    const device = this.#device;
+    const slots = this.#slots;
     const types = [...new Set(gradients.map(({ type }) => type))];
     const batches = types.flatMap((type) =>
       pack(
@@ -125,29 +153,8 @@ export class NormPass {
       ).map((batch) => ({ type, batch })),
     );
     const stride = alignUp(normBytes({ segments } as NormSpec));
-    const layout = bindGroupLayout(device, [
-      { binding: 0, type: "uniform" },
-      { binding: 2, type: "storage" },
-      ...Array.from({ length: slots }, (_, slot) => ({
-        binding: firstGradientBinding + slot,
-        type: "read-only-storage" as const,
-      })),
-    ]);
     const pipelines = new Map(
-      await Promise.all(
-        types.map(
-          async (type) =>
-            [
-              type,
-              await compile(
-                device,
-                normCode({ gradientType: type, slots, segments }),
-                layout,
-                "lowbit norm",
-              ),
-            ] as const,
-        ),
-      ),
+      types.map((type) => [type, this.#pipeline(type)] as const),
     );
     const data = new Uint32Array((stride / 4) * Math.max(1, batches.length));
     let partials = 0;
@@ -175,7 +182,7 @@ export class NormPass {
     device.queue.writeBuffer(this.#jobs!, 0, data);
     const bound = batches.map(({ batch }, i) =>
       device.createBindGroup({
-        layout,
+        layout: this.#layout,
         entries: [
           {
             binding: 0,
@@ -201,11 +208,11 @@ export class NormPass {
     });
     const record: Record = (pass) => {
       batches.forEach(({ type }, i) => {
-        pass.setPipeline(pipelines.get(type)!);
+        pass.setPipeline(pipelines.get(type)!.get());
         pass.setBindGroup(0, bound[i]!);
         pass.dispatchWorkgroups(...groups[i]!);
       });
-      pass.setPipeline(this.#decide);
+      pass.setPipeline(this.#decide.get());
       pass.setBindGroup(0, decide);
       pass.dispatchWorkgroups(1);
     };

@@ -8,36 +8,69 @@ import {
   type KernelSpec,
 } from "./kernel.ts";
 
+/** A pipeline, compiled in the background when somebody waits for it, else at its first use. */
+export class Pipeline {
+  readonly #device: GPUDevice;
+  readonly #descriptor: GPUComputePipelineDescriptor;
+  #compiling: Promise<void> | undefined;
+  #compiled: GPUComputePipeline | undefined;
+
+  constructor(device: GPUDevice, descriptor: GPUComputePipelineDescriptor) {
+    this.#device = device;
+    this.#descriptor = descriptor;
+  }
+
+  /** Resolves when the pipeline can be used without a wait. What failed may be tried again. */
+  ready(): Promise<void> {
+    this.#compiling ??= this.#compile();
+    return this.#compiling;
+  }
+
+  async #compile(): Promise<void> {
+    if (this.#compiled) return;
+    try {
+      this.#compiled = await this.#device.createComputePipelineAsync(
+        this.#descriptor,
+      );
+    } catch (error) {
+      this.#compiling = undefined;
+      throw error;
+    }
+  }
+
+  get(): GPUComputePipeline {
+    this.#compiled ??= this.#device.createComputePipeline(this.#descriptor);
+    return this.#compiled;
+  }
+}
+
 /** A kernel that a dispatch can use. */
 export interface Kernel {
   readonly shape: KernelShape;
   readonly layout: GPUBindGroupLayout;
   readonly tables: GPUBuffer | undefined;
   readonly jobBytes: number;
-  readonly update: GPUComputePipeline;
+  readonly update: Pipeline;
   /** Where a scale of the whole tensor must be found first. */
-  readonly measure: GPUComputePipeline | undefined;
+  readonly measure: Pipeline | undefined;
   /** What reductions and rank-1 scales need to know first. */
-  readonly passes: readonly GPUComputePipeline[];
+  readonly passes: readonly Pipeline[];
 }
 
-/** Compiled by text, so that equal kernels of several optimizers are one. */
-const byDevice = new WeakMap<
-  GPUDevice,
-  Map<string, Promise<GPUComputePipeline>>
->();
+/** By text, so that equal kernels of several optimizers are one. */
+const byDevice = new WeakMap<GPUDevice, Map<string, Pipeline>>();
 
-export async function compile(
+export function pipeline(
   device: GPUDevice,
   code: string,
   layout: GPUBindGroupLayout,
   label: string,
-): Promise<GPUComputePipeline> {
+): Pipeline {
   let known = byDevice.get(device);
   if (!known) byDevice.set(device, (known = new Map()));
-  let pipeline = known.get(code);
-  if (!pipeline) {
-    pipeline = device.createComputePipelineAsync({
+  let one = known.get(code);
+  if (!one) {
+    one = new Pipeline(device, {
       label,
       layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
       compute: {
@@ -45,11 +78,9 @@ export async function compile(
         entryPoint: "main",
       },
     });
-    known.set(code, pipeline);
-    // What failed may be tried again.
-    pipeline.catch(() => known.delete(code));
+    known.set(code, one);
   }
-  return pipeline;
+  return one;
 }
 
 type Entry = { binding: number; type: GPUBufferBindingType };
@@ -98,33 +129,11 @@ export function slotLimit(device: GPUDevice, shape: KernelShape): number {
   return Math.max(1, Math.min(7, Math.floor((most - taken) / 2)));
 }
 
-export async function createKernel(
-  device: GPUDevice,
-  spec: KernelSpec,
-): Promise<Kernel> {
+export function createKernel(device: GPUDevice, spec: KernelSpec): Kernel {
   const shape = kernelShape(spec);
   const layout = bindGroupLayout(device, kernelBindings(shape));
   const whole = shape.quantized.some(({ format }) => format.scale === "tensor");
   const label = `lowbit ${spec.program.owner}`;
-  const [update, measure, ...passes] = await Promise.all([
-    compile(device, kernelCode(spec), layout, label),
-    whole
-      ? compile(
-          device,
-          kernelCode({ ...spec, mode: "measure" }),
-          layout,
-          `${label} scales`,
-        )
-      : undefined,
-    ...shape.passes.map((_, pass) =>
-      compile(
-        device,
-        passKernelCode(shape, pass),
-        layout,
-        `${label} pass ${pass + 1}`,
-      ),
-    ),
-  ]);
   let tables: GPUBuffer | undefined;
   if (shape.quantized.length > 0) {
     const { STORAGE, COPY_DST } = GPUBufferUsage;
@@ -140,8 +149,29 @@ export async function createKernel(
     layout,
     tables,
     jobBytes: jobBytes(shape),
-    update: update!,
-    measure,
-    passes: passes.map((pass) => pass!),
+    update: pipeline(device, kernelCode(spec), layout, label),
+    measure: whole
+      ? pipeline(
+          device,
+          kernelCode({ ...spec, mode: "measure" }),
+          layout,
+          `${label} scales`,
+        )
+      : undefined,
+    passes: shape.passes.map((_, pass) =>
+      pipeline(
+        device,
+        passKernelCode(shape, pass),
+        layout,
+        `${label} pass ${pass + 1}`,
+      ),
+    ),
   };
 }
+
+/** Every pipeline of a kernel. */
+export const pipelinesOf = ({
+  update,
+  measure,
+  passes,
+}: Kernel): Pipeline[] => [update, ...(measure ? [measure] : []), ...passes];

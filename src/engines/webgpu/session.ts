@@ -1,5 +1,6 @@
 import type {
   EngineOptions,
+  HostStates,
   Session,
   StepInput,
   StepReport,
@@ -7,23 +8,31 @@ import type {
   StoredState,
   TensorPlan,
 } from "../engine.ts";
-import { batchesOf } from "./batches.ts";
+import { batchesOf, type KernelBatch, type Work } from "./batches.ts";
 import { resolveView, type BufferView } from "./buffers.ts";
 import { Dispatches, type Dispatch } from "./dispatches.ts";
-import type { KernelSpec } from "./kernel.ts";
 import {
   allocate,
   bytesOfState,
   release,
   spareBytes,
+  stateArenas,
+  type Allocation,
   type Memory,
+  type Tensor,
 } from "./memory.ts";
 import { NormPass } from "./norm-pass.ts";
-import { createKernel, type Kernel } from "./pipelines.ts";
+import {
+  createKernel,
+  pipelinesOf,
+  type Kernel,
+  type Pipeline,
+} from "./pipelines.ts";
 import { rangeOf } from "./plan.ts";
 import { reportHeader, ReportReader } from "./report.ts";
 import { SmallSteps, type SmallTensor } from "./small-steps.ts";
 import {
+  hostStates,
   readBytes,
   readState,
   writeState,
@@ -32,104 +41,116 @@ import {
 import { copyOut, upload, writeBack, type Gradients } from "./transfers.ts";
 import { resolveTuning, type ResolvedTuning, type Tuning } from "./tuning.ts";
 
-/** What stays the same while tensors and gradients lie where they are. */
-interface Plan {
+/** Where everything lies in a step: one that finds all in its place needs no new dispatches. */
+interface Places {
+  /** By tensor; undefined where a tensor is left as it is. */
+  readonly work: readonly (Work | undefined)[];
   readonly gradients: Gradients;
+  /** The host's buffers of states. */
+  readonly regions: readonly GPUBuffer[];
+}
+
+interface Plan {
+  readonly places: Places;
   readonly dispatches: readonly Dispatch[];
+}
+
+export interface SessionParts {
+  readonly device: GPUDevice;
+  readonly plans: readonly TensorPlan[];
+  readonly options: EngineOptions;
+  readonly tuning: Tuning;
+  readonly description: string;
+  /** Throws when the device is gone. */
+  readonly lost: () => void;
 }
 
 /** States and steps on a WebGPU device. */
 export class WebGPUSession implements Session {
   readonly description: string;
+  readonly hostStates: HostStates | undefined;
   readonly #device: GPUDevice;
   readonly #options: EngineOptions;
   readonly #tuning: ResolvedTuning;
   readonly #lost: () => void;
   readonly #memory: Memory;
+  readonly #checked: Promise<void>;
   readonly #dispatches: Dispatches;
   readonly #reader: ReportReader;
-  #kernels = new Map<string, Promise<Kernel>>();
-  #ready = new Map<string, Kernel>();
+  readonly #kernels = new Map<string, Kernel>();
+  readonly #norm: NormPass | undefined;
+  readonly #small: SmallSteps | undefined;
+  #fault: Error | undefined;
   #plan: Plan | undefined;
-  #norm: NormPass | undefined;
-  #small: SmallSteps | undefined;
   /** Which of three words holds the scales of whole tensors, by tensor. */
   readonly #turns: number[];
   #disposed = false;
 
-  private constructor(
-    device: GPUDevice,
-    memory: Memory,
-    options: EngineOptions,
-    tuning: ResolvedTuning,
-    description: string,
-    lost: () => void,
-  ) {
+  /**
+   * Allocates everything; steps compile what they need when they first need it,
+   * and it is they that fail when there was no memory.
+   */
+  constructor(parts: SessionParts) {
+    const { device, plans, options, tuning, description, lost } = parts;
     this.#device = device;
-    this.#memory = memory;
     this.#options = options;
-    this.#tuning = tuning;
+    this.#tuning = resolveTuning(device, tuning);
     this.description = description;
     this.#lost = lost;
-    this.#dispatches = new Dispatches(device, memory, tuning.tiles);
+    const { memory, fault }: Allocation = allocate(
+      device,
+      plans,
+      options,
+      this.#tuning,
+    );
+    this.#memory = memory;
+    this.#checked = fault.then((found) => void (this.#fault = found));
+    if (options.hostStates) this.hostStates = hostStates(memory);
+    this.#dispatches = new Dispatches(device, memory, this.#tuning.tiles);
     this.#reader = new ReportReader(device, memory.report);
     this.#turns = memory.tensors.map(() => 0);
+    if (options.clip || options.skip === "step")
+      this.#norm = new NormPass(device, memory.report);
+    const small = this.#smallTensors(() => true);
+    if (small.length > 0)
+      this.#small = new SmallSteps(
+        device,
+        memory.report,
+        memory.smalls,
+        small,
+        this.#tuning.solo,
+      );
   }
 
-  /** @param lost throws when the device is gone. */
-  static async create(
-    device: GPUDevice,
-    plans: readonly TensorPlan[],
-    options: EngineOptions,
-    tuning: Tuning,
-    description: string,
-    lost: () => void,
-  ): Promise<WebGPUSession> {
-    const resolved = resolveTuning(device, tuning);
-    const memory = await allocate(device, plans, options, resolved, lost);
-    const session = new WebGPUSession(
-      device,
-      memory,
-      options,
-      resolved,
-      description,
-      lost,
-    );
+  /** The same, once memory is certain to be there and kernels are compiled. */
+  static async create(parts: SessionParts): Promise<WebGPUSession> {
+    const session = new WebGPUSession(parts);
     try {
-      await session.#prepare();
+      await session.#checked;
+      session.#check();
+      // As if gradients lay as the parameters do.
+      await session.#compile(
+        session.#memory.tensors.map((tensor) => {
+          const { parameter, pieces } = tensor;
+          if (!parameter || pieces.length === 0) return undefined;
+          return { tensor, parameter, gradient: { ...parameter } };
+        }),
+      );
     } catch (error) {
       session.dispose();
-      lost();
+      parts.lost();
       throw error;
     }
     return session;
   }
 
-  /** Compiles what steps will need, as if gradients lay as the parameters do. */
-  async #prepare(): Promise<void> {
-    const { clip, skip } = this.#options;
-    const { report, smalls, tensors } = this.#memory;
-    if (clip || skip === "step")
-      this.#norm = await NormPass.create(this.#device, report);
-    this.#small = await SmallSteps.create(
+  #batches(work: Places["work"]): KernelBatch[] {
+    return batchesOf(
       this.#device,
-      report,
-      smalls,
-      this.#smallTensors(() => true),
-      this.#tuning.solo,
+      work.flatMap((one) => one ?? []),
+      this.#options,
+      this.#tuning,
     );
-    const batches = this.#batches(tensors.map(({ parameter }) => parameter));
-    await Promise.all(batches.map(({ key, spec }) => this.#kernel(key, spec)));
-    await Promise.all(this.#kernels.values());
-  }
-
-  #batches(gradients: Gradients) {
-    const work = this.#memory.tensors.flatMap((tensor, i) => {
-      const gradient = gradients[i];
-      if (!gradient || tensor.pieces.length === 0) return [];
-      return { tensor, parameter: tensor.parameter, gradient };
-    });
-    return batchesOf(this.#device, work, this.#options, this.#tuning);
   }
 
   #smallTensors(wanted: (index: number) => boolean): SmallTensor[] {
@@ -139,40 +160,59 @@ export class WebGPUSession implements Session {
     );
   }
 
-  #kernel(key: string, spec: KernelSpec): Promise<Kernel> {
+  #kernel({ key, spec }: KernelBatch): Kernel {
     let kernel = this.#kernels.get(key);
-    if (!kernel) {
-      kernel = createKernel(this.#device, spec);
-      this.#kernels.set(key, kernel);
-      void kernel.then(
-        (ready) => this.#ready.set(key, ready),
-        () => this.#kernels.delete(key),
-      );
-    }
+    if (!kernel)
+      this.#kernels.set(key, (kernel = createKernel(this.#device, spec)));
     return kernel;
   }
 
-  async #makePlan(gradients: Gradients): Promise<Plan> {
-    const drafts = [];
-    for (const { key, spec, batch } of this.#batches(gradients)) {
-      const kernel = this.#ready.get(key) ?? (await this.#kernel(key, spec));
-      drafts.push({ kernel, batch });
-    }
-    // Should it fail, jobs of the old plan may be gone.
-    this.#plan = undefined;
-    const dispatches = this.#dispatches.make(drafts);
-    this.#small?.plan(this.#smallTensors((i) => gradients[i] !== undefined));
-    return { gradients, dispatches };
+  /** Compiles in the background what a step over this needs. */
+  async #compile(work: Places["work"]): Promise<void> {
+    const kernels = new Set(
+      this.#batches(work).map((batch) => this.#kernel(batch)),
+    );
+    const types = work.flatMap((one) => one?.gradient.type ?? []);
+    const pipelines = [
+      ...[...kernels].flatMap(pipelinesOf),
+      ...(this.#small?.pipelines ?? []),
+      ...(this.#norm?.pipelines(types) ?? []),
+    ];
+    await Promise.all(pipelines.map((one) => one.ready()));
   }
 
   async step(input: StepInput): Promise<void> {
     this.#check();
+    const places = this.#placesOf(input);
+    if (!this.#plan || !samePlaces(this.#plan.places, places)) {
+      await this.#compile(places.work);
+      this.#check();
+    }
+    if (!this.#run(input, places)) return;
+    await this.#map(this.#memory.staging!);
+    writeBack(this.#memory, places.gradients);
+  }
+
+  stepSync(input: StepInput): void {
+    this.#check();
+    const places = this.#placesOf(input);
+    for (const one of places.work)
+      if (one?.tensor.array && !this.#options.resident)
+        throw new TypeError(
+          `webgpu: the parameter '${one.tensor.plan.name}' is an array, which a step at once cannot write back; give a GPU buffer`,
+        );
+    this.#run(input, places);
+  }
+
+  /** Queues a step. @returns whether arrays of the caller are to be written back. */
+  #run(input: StepInput, places: Places): boolean {
     const { queue } = this.#device;
-    const gradients = input.tensors.map((given, i) =>
-      this.#gradientView(i, given),
-    );
-    if (!this.#plan || !samePlan(this.#plan.gradients, gradients))
-      this.#plan = await this.#makePlan(gradients);
+    const { gradients } = places;
+    if (!this.#plan || !samePlaces(this.#plan.places, places)) {
+      // Should it fail, jobs of the old plan may be gone.
+      this.#plan = undefined;
+      this.#plan = this.#makePlan(places);
+    }
     const { dispatches } = this.#plan;
     const { resident } = this.#options;
     upload(this.#device, this.#memory, input, gradients, resident);
@@ -180,7 +220,7 @@ export class WebGPUSession implements Session {
     this.#small?.fill(input);
     queue.writeBuffer(this.#memory.report, 0, new Uint32Array(reportHeader));
     const encoder = this.#device.createCommandEncoder({ label: "lowbit step" });
-    const norm = await this.#normPass(input, gradients);
+    const norm = this.#normPass(input, gradients);
     const pass = encoder.beginComputePass({ label: "lowbit step" });
     norm?.(pass);
     this.#record(pass, dispatches);
@@ -190,12 +230,65 @@ export class WebGPUSession implements Session {
     gradients.forEach((gradient, i) => {
       if (gradient) this.#turns[i] = (this.#turns[i]! + 1) % 3;
     });
-    if (!written) return;
-    await this.#map(this.#memory.staging!);
-    writeBack(this.#memory, gradients);
+    return written;
   }
 
-  async #normPass({ maxGradNorm = 0 }: StepInput, gradients: Gradients) {
+  #makePlan(places: Places): Plan {
+    let region = 0;
+    if (this.hostStates)
+      for (const arena of stateArenas(this.#memory)) {
+        const end = region + arena.sizes.length;
+        arena.lend(places.regions.slice(region, end));
+        region = end;
+      }
+    const dispatches = this.#dispatches.make(
+      this.#batches(places.work).map((one) => ({
+        kernel: this.#kernel(one),
+        batch: one.batch,
+      })),
+    );
+    this.#small?.plan(this.#smallTensors((i) => places.work[i] !== undefined));
+    return { places, dispatches };
+  }
+
+  /** Where everything lies. @throws TypeError or RangeError, with nothing changed. */
+  #placesOf(input: StepInput): Places {
+    const work = input.tensors.map((given, i) =>
+      this.#workOf(this.#memory.tensors[i]!, given),
+    );
+    return {
+      work,
+      gradients: work.map((one) => one?.gradient),
+      regions: this.#regionsOf(input),
+    };
+  }
+
+  #workOf(tensor: Tensor, given: StepTensor | undefined): Work | undefined {
+    const { plan, pieces } = tensor;
+    if (!given || pieces.length === 0) return undefined;
+    const gradient = this.#gradientView(tensor, given);
+    if (!gradient) return undefined;
+    // One of the two is there, as whoever calls has seen to.
+    const parameter =
+      given.parameter === undefined
+        ? tensor.parameter!
+        : resolveView(given.parameter, plan.size, `parameter '${plan.name}'`);
+    return { tensor, parameter, gradient };
+  }
+
+  #regionsOf({ regions = [] }: StepInput): GPUBuffer[] {
+    return (this.hostStates?.regions ?? []).map(({ bytes }, i) => {
+      const owner = `region ${i} of the states`;
+      const { buffer, offset } = resolveView(regions[i], bytes / 4, owner);
+      if (offset !== 0)
+        throw new RangeError(
+          `webgpu: ${owner} must begin where its buffer does, given offset ${offset}`,
+        );
+      return buffer;
+    });
+  }
+
+  #normPass({ maxGradNorm = 0 }: StepInput, gradients: Gradients) {
     const { clip, skip } = this.#options;
     const pieces = this.#memory.tensors.flatMap(({ pieces }, i) => {
       const gradient = gradients[i];
@@ -217,12 +310,12 @@ export class WebGPUSession implements Session {
   /** Passes that reduce, and what follows each; scales of whole tensors; the update. */
   #record(pass: GPUComputePassEncoder, dispatches: readonly Dispatch[]): void {
     const run = (
-      pipeline: GPUComputePipeline | undefined,
+      pipeline: Pipeline | undefined,
       { bindGroup }: Dispatch,
       groups: readonly [number, number],
     ) => {
       if (!pipeline) return;
-      pass.setPipeline(pipeline);
+      pass.setPipeline(pipeline.get());
       pass.setBindGroup(0, bindGroup);
       pass.dispatchWorkgroups(...groups);
     };
@@ -242,12 +335,10 @@ export class WebGPUSession implements Session {
   }
 
   #gradientView(
-    index: number,
-    given: StepTensor | undefined,
+    { plan, gradient }: Tensor,
+    given: StepTensor,
   ): Required<BufferView> | undefined {
-    const { plan, gradient, pieces } = this.#memory.tensors[index]!;
-    if (!given || given.gradient === null || pieces.length === 0)
-      return undefined;
+    if (given.gradient === null) return undefined;
     if (given.gradient === undefined)
       return this.#options.resident ? gradient : undefined;
     if (given.gradient instanceof Float32Array) {
@@ -289,6 +380,10 @@ export class WebGPUSession implements Session {
 
   #access(): StateAccess {
     this.#check();
+    if (this.hostStates)
+      throw new Error(
+        "webgpu: the states of this session are kept by its host",
+      );
     return {
       device: this.#device,
       memory: this.#memory,
@@ -300,7 +395,7 @@ export class WebGPUSession implements Session {
   parameter(tensor: number): unknown {
     const { plan, parameter, array } = this.#memory.tensors[tensor]!;
     if (this.#options.resident || plan.parameter === undefined)
-      return { ...parameter };
+      return parameter && { ...parameter };
     return array ?? plan.parameter;
   }
 
@@ -330,7 +425,7 @@ export class WebGPUSession implements Session {
   }
 
   workspaceBytes(): number {
-    const tables = [...this.#ready.values()].reduce(
+    const tables = [...this.#kernels.values()].reduce(
       (sum, kernel) => sum + (kernel.tables?.size ?? 0),
       0,
     );
@@ -347,6 +442,7 @@ export class WebGPUSession implements Session {
   #check(): void {
     if (this.#disposed) throw new Error("webgpu: the session was disposed");
     this.#lost();
+    if (this.#fault) throw this.#fault;
   }
 
   dispose(): void {
@@ -355,20 +451,28 @@ export class WebGPUSession implements Session {
     release(this.#memory);
     this.#dispatches.dispose();
     this.#reader.dispose();
-    for (const { tables } of this.#ready.values()) tables?.destroy();
+    for (const { tables } of this.#kernels.values()) tables?.destroy();
     this.#norm?.dispose();
     this.#small?.dispose();
   }
 }
 
-const samePlan = (a: Gradients, b: Gradients): boolean =>
-  a.length === b.length &&
-  a.every((one, i) => {
-    const other = b[i];
+const samePlaces = (a: Places, b: Places): boolean =>
+  a.regions.every((buffer, i) => buffer === b.regions[i]) &&
+  a.work.every((one, i) => {
+    const other = b.work[i];
     return (
-      one === other ||
-      (one?.buffer === other?.buffer &&
-        one?.offset === other?.offset &&
-        one?.type === other?.type)
+      sameView(one?.gradient, other?.gradient) &&
+      sameView(one?.parameter, other?.parameter)
     );
   });
+
+const sameView = (
+  a: Required<BufferView> | undefined,
+  b: Required<BufferView> | undefined,
+): boolean =>
+  a === b ||
+  (a?.buffer === b?.buffer &&
+    a?.offset === b?.offset &&
+    a?.type === b?.type &&
+    a?.rounding === b?.rounding);

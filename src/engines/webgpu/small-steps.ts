@@ -14,7 +14,7 @@ import {
   tasksOf,
 } from "./combine.ts";
 import { evaluateCode, lastLevel, recordFields } from "./evaluate.ts";
-import { bindGroupLayout, compile } from "./pipelines.ts";
+import { bindGroupLayout, pipeline, type Pipeline } from "./pipelines.ts";
 import { passWorkgroup, type SmallPlaces } from "./small.ts";
 
 export interface SmallTensor {
@@ -27,19 +27,19 @@ export interface SmallTensor {
 
 /** A program's pipelines by level; the last one follows the update. */
 interface Kind {
-  readonly levels: readonly (GPUComputePipeline | undefined)[];
+  readonly levels: readonly (Pipeline | undefined)[];
   readonly fields: readonly string[];
 }
 
 interface Dispatch {
-  readonly pipeline: GPUComputePipeline;
+  readonly pipeline: Pipeline;
   readonly bindGroup: GPUBindGroup;
   readonly groups: number;
 }
 
 /** A range of the data buffer, until there is one. */
 interface Draft {
-  readonly pipeline: GPUComputePipeline;
+  readonly pipeline: Pipeline;
   readonly layout: GPUBindGroupLayout;
   readonly offset: number;
   readonly bytes: number;
@@ -54,8 +54,8 @@ export class SmallSteps {
   readonly #kinds = new Map<string, Kind>();
   readonly #tasks: GPUBindGroupLayout;
   readonly #records: GPUBindGroupLayout;
-  #combine!: GPUComputePipeline;
-  #spread!: GPUComputePipeline;
+  readonly #combine: Pipeline;
+  readonly #spread: Pipeline;
   #data = new ArrayBuffer(0);
   #used = 0;
   #buffer: GPUBuffer | undefined;
@@ -64,7 +64,13 @@ export class SmallSteps {
   #before: Dispatch[][] = [];
   #after: Dispatch[] = [];
 
-  private constructor(device: GPUDevice, report: GPUBuffer, arena: Arena) {
+  constructor(
+    device: GPUDevice,
+    report: GPUBuffer,
+    arena: Arena,
+    tensors: readonly SmallTensor[],
+    solo: boolean,
+  ) {
     this.#device = device;
     this.#report = report;
     this.#arena = arena;
@@ -76,43 +82,34 @@ export class SmallSteps {
       );
     this.#tasks = layout(2);
     this.#records = layout(3);
+    const compiled = (code: string, layout: GPUBindGroupLayout) =>
+      pipeline(device, code, layout, "lowbit small");
+    this.#combine = compiled(combineCode, this.#tasks);
+    this.#spread = compiled(spreadCode, this.#tasks);
+    for (const { key, plan } of tensors) {
+      if (this.#kinds.has(key)) continue;
+      const { program, formats } = plan;
+      const levels = Array.from(
+        { length: lastLevel(program, formats) + 1 },
+        (_, level) =>
+          evaluateCode(program, formats, level, passWorkgroup(solo)),
+      );
+      this.#kinds.set(key, {
+        levels: levels.map((code) =>
+          code === undefined ? undefined : compiled(code, this.#records),
+        ),
+        fields: recordFields(program, formats),
+      });
+    }
   }
 
-  /** @returns undefined when no tensor has anything that is not per element. */
-  static async create(
-    device: GPUDevice,
-    report: GPUBuffer,
-    arena: Arena,
-    tensors: readonly SmallTensor[],
-    solo: boolean,
-  ): Promise<SmallSteps | undefined> {
-    if (tensors.length === 0) return undefined;
-    const steps = new SmallSteps(device, report, arena);
-    const compiled = async (code: string, layout: GPUBindGroupLayout) =>
-      compile(device, code, layout, "lowbit small");
-    const kinds = new Map(tensors.map(({ key, plan }) => [key, plan]));
-    [steps.#combine, steps.#spread] = await Promise.all([
-      compiled(combineCode, steps.#tasks),
-      compiled(spreadCode, steps.#tasks),
-    ]);
-    await Promise.all(
-      [...kinds].map(async ([key, { program, formats }]) => {
-        const codes = Array.from(
-          { length: lastLevel(program, formats) + 1 },
-          (_, level) =>
-            evaluateCode(program, formats, level, passWorkgroup(solo)),
-        );
-        steps.#kinds.set(key, {
-          levels: await Promise.all(
-            codes.map(async (code) =>
-              code === undefined ? undefined : compiled(code, steps.#records),
-            ),
-          ),
-          fields: recordFields(program, formats),
-        });
-      }),
-    );
-    return steps;
+  get pipelines(): Pipeline[] {
+    const levels = [...this.#kinds.values()].flatMap(({ levels }) => levels);
+    return [
+      this.#combine,
+      this.#spread,
+      ...levels.flatMap((level) => level ?? []),
+    ];
   }
 
   get bytes(): number {
@@ -145,7 +142,7 @@ export class SmallSteps {
         );
         const add = (
           { words, groups }: ReturnType<typeof packTasks>,
-          pipeline: GPUComputePipeline,
+          pipeline: Pipeline,
         ) => {
           if (groups > 0)
             before[pass + 1]!.push({
@@ -256,7 +253,7 @@ export class SmallSteps {
     const most = this.#device.limits.maxComputeWorkgroupsPerDimension;
     for (const { pipeline, bindGroup, groups } of dispatches) {
       const rows = Math.ceil(groups / most);
-      pass.setPipeline(pipeline);
+      pass.setPipeline(pipeline.get());
       pass.setBindGroup(0, bindGroup);
       pass.dispatchWorkgroups(Math.ceil(groups / rows), rows);
     }

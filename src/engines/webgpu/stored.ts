@@ -3,10 +3,20 @@ import { fromBfloat16, toBfloat16 } from "../../formats/bfloat16.ts";
 import type { QuantizedFormat } from "../../formats/format.ts";
 import { codeBytes } from "../../formats/pack.ts";
 import { leadingSpread } from "../../formats/rank1.ts";
-import type { StoredState } from "../engine.ts";
-import { stateLength } from "../engine.ts";
+import {
+  stateLength,
+  type HostStates,
+  type StatePiece,
+  type StoredState,
+} from "../engine.ts";
 import { alignUp, type Arena, type Place } from "./buffers.ts";
-import type { Memory, Tensor } from "./memory.ts";
+import type { StatePlace } from "./layout.ts";
+import {
+  initialWords,
+  stateArenas,
+  type Memory,
+  type Tensor,
+} from "./memory.ts";
 import { isRank1 } from "./small.ts";
 
 interface Part {
@@ -239,5 +249,75 @@ function writePieces(
           Math.ceil((start + length) / format.blockSize),
         ),
       );
+  }
+}
+
+/** The regions of states that a host keeps: the chunks of the arenas. */
+export function hostStates(memory: Memory): HostStates {
+  const chunks = stateArenas(memory).flatMap((arena) =>
+    arena.sizes.map((bytes, chunk) => ({ arena, chunk, bytes })),
+  );
+  const regionOf = (arena: Arena, chunk: number) =>
+    chunks.findIndex((one) => one.arena === arena && one.chunk === chunk);
+  const filled = initialWords(memory);
+  return {
+    regions: chunks.map(({ arena, chunk, bytes }) => ({
+      bytes,
+      initial() {
+        const data = new Uint32Array(bytes / 4);
+        for (const one of filled)
+          if (one.arena === arena && one.chunk === chunk)
+            data.fill(one.value, one.offset / 4, one.offset / 4 + one.words);
+        return new Uint8Array(data.buffer);
+      },
+    })),
+    pieces(tensor, state) {
+      const { pieces, plan, small } = memory.tensors[tensor]!;
+      // Rank-1 scales lie there twice, and among values of the kernels.
+      if (isRank1(plan.formats[state]!)) return undefined;
+      if (plan.program.stateShapes[state] === "element")
+        return pieces.map((piece) => ({
+          start: piece.start,
+          length: piece.length,
+          ...placeIn(memory, piece.states[state]!, regionOf),
+        }));
+      const at = small?.states.get(state);
+      if (!small || at === undefined) return [];
+      return [
+        {
+          start: 0,
+          length: stateLength(plan, state),
+          region: regionOf(memory.smalls, small.chunk),
+          codes: 4 * at,
+          scales: undefined,
+        },
+      ];
+    },
+  };
+}
+
+function placeIn(
+  { codes, floats }: Memory,
+  place: StatePlace,
+  regionOf: (arena: Arena, chunk: number) => number,
+): Pick<StatePiece, "region" | "codes" | "scales"> {
+  switch (place.kind) {
+    case "small":
+      throw new Error("webgpu: a state of rows or columns has no pieces");
+    case "quantized":
+      return {
+        region: regionOf(codes, place.codes.chunk),
+        codes: place.codes.offset,
+        scales: place.scales?.offset,
+      };
+    case "float":
+    case "half": {
+      const arena = place.kind === "float" ? floats : codes;
+      return {
+        region: regionOf(arena, place.at.chunk),
+        codes: place.at.offset,
+        scales: undefined,
+      };
+    }
   }
 }

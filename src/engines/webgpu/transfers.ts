@@ -22,7 +22,7 @@ export function upload(
     if (!given || plan.size === 0) return;
     if (given.gradient instanceof Float32Array)
       write(gradient!, given.gradient);
-    if (array && !resident && gradients[i]) write(parameter, array);
+    if (array && !resident && gradients[i]) write(parameter!, array);
   });
 }
 
@@ -40,8 +40,8 @@ export function copyOut(
     if (gradients[i]) {
       any = true;
       encoder.copyBufferToBuffer(
-        parameter.buffer,
-        parameter.offset,
+        parameter!.buffer,
+        parameter!.offset,
         staging,
         at,
         4 * plan.size,
