@@ -151,7 +151,9 @@ describeGpu("WebGPU for a host", () => {
       { device: engine, hostStates: true, hostParameters: true },
     );
     const a = upload(new Float32Array(8));
-    expect(() => one.stepSync({ a })).toThrow("the parameter 'a' was not given");
+    expect(() => one.stepSync({ a })).toThrow(
+      "the parameter 'a' was not given",
+    );
     const array = createOptimizerSync(
       adamw8bit(),
       { a: { data: new Float32Array(8), shape: [8] } },
