@@ -200,11 +200,11 @@ export class WasmSession implements Session {
   }
 
   async readParameter(tensor: number): Promise<Float32Array<ArrayBuffer>> {
-    return Float32Array.from(this.parameter(tensor));
+    return Float32Array.from(this.parameter(tensor)!);
   }
 
   writeParameter(tensor: number, values: Float32Array): void {
-    this.parameter(tensor).set(values);
+    this.parameter(tensor)!.set(values);
   }
 
   gradient(tensor: number): Float32Array | undefined {
