@@ -401,7 +401,7 @@ export class WebGPUSession implements Session {
 
   async readParameter(tensor: number): Promise<Float32Array<ArrayBuffer>> {
     const { plan, parameter } = this.#memory.tensors[tensor]!;
-    const { buffer, offset } = parameter;
+    const { buffer, offset } = parameter!;
     return new Float32Array(
       await readBytes(this.#access(), [
         { buffer, offset, bytes: 4 * plan.size },
@@ -411,7 +411,7 @@ export class WebGPUSession implements Session {
 
   writeParameter(tensor: number, values: Float32Array<ArrayBuffer>): void {
     this.#check();
-    const { buffer, offset } = this.#memory.tensors[tensor]!.parameter;
+    const { buffer, offset } = this.#memory.tensors[tensor]!.parameter!;
     this.#device.queue.writeBuffer(buffer, offset, values);
   }
 
