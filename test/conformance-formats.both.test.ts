@@ -8,7 +8,14 @@ import { normals } from "./support/numbers.ts";
 
 const sizes = [1, 6, 257, 1003, 4097];
 
-const families = ["dynamic", "dynamic-nozero", "linear", "linear-nozero"];
+const families = [
+  "dynamic",
+  "dynamic-nozero",
+  "linear",
+  "linear-nozero",
+  "power-2",
+  "power-3",
+];
 const signedOnly: FormatOptions[] = [
   { bits: 4, codebook: "nf4" },
   { bits: 4, codebook: "fp4" },
@@ -88,6 +95,31 @@ const medley: [m: FormatOptions, v: FormatOptions][] = [
   ],
   [{ bits: 32 }, { bits: 2, rounding: "stochastic" }],
   [customs["values a few ulp apart"]!, { bits: 32 }],
+  [
+    { bits: 4, codebook: "nf4", correctScale: true },
+    { bits: 4, codebook: "dynamic-nozero", correctScale: true },
+  ],
+  [
+    { bits: 2, codebook: "power-2", correctScale: true, blockSize: 32 },
+    { bits: 4, codebook: "dynamic", rounding: "preconditioner" },
+  ],
+  [
+    { bits: 5, codebook: "power-3", rounding: "stochastic" },
+    { bits: 2, codebook: "log", rounding: "stochastic" },
+  ],
+  [
+    { bits: 4, rounding: "stochastic", correctScale: true },
+    {
+      bits: 8,
+      rounding: "preconditioner",
+      correctScale: true,
+      blockSize: 4096,
+    },
+  ],
+  [
+    { bits: 3, codebook: "power-2", scale: "tensor" },
+    { bits: 2, rounding: "preconditioner", scale: "tensor" },
+  ],
 ];
 
 for (const engine of engines) {
@@ -100,7 +132,11 @@ for (const engine of engines) {
 
       const conforms = (m: FormatOptions, v: FormatOptions) =>
         expectConformance(engine, {
-          recipe: adamw({ state: { m, v } }),
+          // A large eps, where rounding takes it into account.
+          recipe: adamw({
+            eps: v.rounding === "preconditioner" ? 1e-2 : 1e-8,
+            state: { m, v },
+          }),
           sizes,
           options: { minQuantizedSize: 0, seed: 3 },
         });
@@ -115,6 +151,26 @@ for (const engine of engines) {
         for (let bits = 2; bits <= 8; bits++)
           test(`${bits}-bit ${codebook} stores what the reference stores`, () =>
             conforms({ bits, codebook }, { bits, codebook }));
+
+      for (let bits = 2; bits <= 8; bits++)
+        test(`${bits}-bit log stores what the reference stores`, () =>
+          conforms(
+            { bits },
+            { bits, codebook: "log", rounding: "stochastic" },
+          ));
+
+      for (const blockSize of [32, 128, 1024, 4096])
+        for (const bits of [2, 4, 8])
+          test(`scales of blocks of ${blockSize} in ${bits} bits are corrected alike`, () =>
+            conforms(
+              { bits, blockSize, correctScale: true },
+              {
+                bits,
+                blockSize,
+                correctScale: true,
+                rounding: "preconditioner",
+              },
+            ));
 
       for (const format of signedOnly)
         test(`${String(format.codebook)} stores what the reference stores`, () =>

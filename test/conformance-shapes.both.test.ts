@@ -22,6 +22,7 @@ const shapes = [
   [3, 7, 11],
   [2, 3, 4, 51],
   [2, 2100],
+  [70, 100],
 ];
 const sizes = shapes.map((shape) => shape.reduce((a, b) => a * b, 1));
 
@@ -49,6 +50,20 @@ const recipes: Record<string, Recipe> = {
       m: { scale: "rank1" },
       v: { scale: "rank1", rounding: "stochastic" },
     },
+  }),
+  "rank-1 scales in tiles of two sides": adamw({
+    bits: 4,
+    state: { m: { scale: "tile" }, v: { scale: "tile", blockSize: 32 } },
+  }),
+  "tiles, stochastic, beside rank-1 scales": adamw({
+    bits: 8,
+    state: {
+      m: { scale: "rank1" },
+      v: { scale: "tile", blockSize: 64, rounding: "preconditioner" },
+    },
+  }),
+  "tiles beside blocks and a norm": lamb8bit({
+    state: { v: { scale: "tile", blockSize: 32 } },
   }),
   "a rank-1 v beside a norm": lamb8bit({ state: { v: { scale: "rank1" } } }),
   "4-bit Factor": factor4bit(),

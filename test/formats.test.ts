@@ -7,6 +7,7 @@ import {
   adamw8bit,
   codebook,
   codebookNames,
+  defineOptimizer,
   dequantize,
   estimateMemory,
   packCodes,
@@ -123,7 +124,7 @@ describe("codebooks", () => {
           );
           expect(values[0]).toBeGreaterThanOrEqual(signed ? -1 : 0);
           expect(values.at(-1)).toBe(1);
-          expect(values.includes(0)).toBe(!name.endsWith("nozero"));
+          expect(values.includes(0)).toBe(!/nozero$|^power|^log$/.test(name));
           expect(values.some((v) => Object.is(v, -0))).toBe(false);
         }
     });
@@ -149,7 +150,7 @@ describe("codebooks", () => {
     [
       "an unknown name",
       () => codebook("dynamik"),
-      "codebook: unknown codebook 'dynamik'; there are dynamic, dynamic-nozero, linear, linear-nozero, nf4, fp4, fp8-e4m3, fp8-e5m2",
+      "codebook: unknown codebook 'dynamik'; there are dynamic, dynamic-nozero, linear, linear-nozero, power-2, power-3, log, nf4, fp4, fp8-e4m3, fp8-e5m2",
     ],
     [
       "a name of Object.prototype",
@@ -171,6 +172,11 @@ describe("codebooks", () => {
       "nf4 in 8 bits",
       () => codebook("nf4", { bits: 8 }),
       "codebook: 'nf4' comes in 4 bits, given 8",
+    ],
+    [
+      "signed log",
+      () => codebook("log", { signed: true }),
+      "'log' is unsigned only; use dynamic, nf4 or linear-nozero",
     ],
     [
       "unsigned nf4",
@@ -350,6 +356,7 @@ describe("quantize and dequantize", () => {
       const quantized = quantize(new Float32Array(300), {
         codebook: codebookName,
         bits: four ? 4 : 8,
+        signed: codebookName !== "log",
       });
       expect(quantized.scales.every((scale) => scale === 0)).toBe(true);
       expect(dequantize(quantized).every((value) => value === 0)).toBe(true);
@@ -434,17 +441,65 @@ describe("quantize and dequantize", () => {
     [
       "an unknown scale",
       () => quantize([1], { scale: "row" as never }),
-      "format: scale must be 'block', 'tensor' or 'rank1', given 'row'",
+      "format: scale must be 'block', 'tensor', 'rank1' or 'tile', given 'row'",
     ],
     [
       "an unknown rounding",
       () => quantize([1], { rounding: "up" as never }),
-      "format: rounding must be 'nearest' or 'stochastic', given 'up'",
+      "format: rounding must be 'nearest', 'stochastic' or 'preconditioner', given 'up'",
     ],
     [
       "keepSign with stochastic",
       () => quantize([1], { keepSign: true, rounding: "stochastic" }),
       "keepSign is a rule of nearest rounding",
+    ],
+    [
+      "keepSign with a rounded preconditioner",
+      () =>
+        quantize([1], {
+          keepSign: true,
+          signed: false,
+          rounding: "preconditioner",
+        }),
+      "leave it out with preconditioner",
+    ],
+    [
+      "a rounded preconditioner with signs",
+      () => quantize([1], { rounding: "preconditioner" }),
+      "rounding 'preconditioner' is for a state without a sign, in 2 to 8 bits",
+    ],
+    [
+      "a rounded preconditioner in 16 bits",
+      () => adamw({ state: { v: { bits: 16, rounding: "preconditioner" } } }),
+      "use 'stochastic' for others",
+    ],
+    [
+      "a rounded preconditioner of a state nobody divides by",
+      () =>
+        defineOptimizer({
+          name: "plain",
+          hyper: { lr: 1 },
+          state: { v: "unsigned" },
+          update: "v = v + g * g\np = p - lr * g",
+        })({ bits: 4, state: { v: { rounding: "preconditioner" } } }),
+      "plain: state 'v' cannot have rounding 'preconditioner', which is for states by whose root the update divides: here none",
+    ],
+    ...(["tensor", "rank1", "tile"] as const).map(
+      (scale): [string, () => unknown, string] => [
+        `corrected scales of a ${scale}`,
+        () => quantize([1], { correctScale: true, scale }),
+        `correctScale corrects the scales of blocks, given scale '${scale}'`,
+      ],
+    ),
+    [
+      "a corrected scale of 16 bits",
+      () => adamw({ state: { v: { bits: 16, correctScale: true } } }),
+      "16 bits are bfloat16, which has no correctScale",
+    ],
+    [
+      "a negative eps",
+      () => quantize([1], { eps: -1 }),
+      "quantize: eps must be finite, 0 or more, given -1",
     ],
     [
       "an unknown option",

@@ -154,6 +154,23 @@ describeGpu("the WebGPU engine", () => {
       const gradients = [6, 7].map((seed) => values(rows * columns, seed));
       for (const recipe of [
         adafactor({ beta1: 0.9, state: { m: { scale: "rank1" } } }),
+        adamw({
+          state: {
+            m: { bits: 8, scale: "tile" },
+            v: { bits: 4, scale: "tile", blockSize: 32 },
+          },
+        }),
+        adamw({
+          bits: 4,
+          state: {
+            m: { codebook: "nf4", correctScale: true },
+            v: {
+              codebook: "dynamic-nozero",
+              correctScale: true,
+              blockSize: 32,
+            },
+          },
+        }),
         // Magnitudes below 0: the maximum of a part that has no elements is not 0.
         lowering({ bits: 8, lr: 1e-2 }),
       ]) {

@@ -219,14 +219,14 @@ export class OptimizerHandle {
     t: number,
     parameters: readonly unknown[] = [],
   ): StepInput {
-    const uniforms = this.#uniforms(base, t);
+    const scalars = this.#scalars(base, t);
     const { seed } = this.#settings;
     return {
       tensors: gradients.map((gradient, i): StepTensor | undefined => {
         if (gradient === null) return undefined;
         const given = {
           gradient,
-          uniforms: uniforms[i]!,
+          ...scalars[i]!,
           keys: Uint32Array.from(this.#states(i), (_, s) =>
             randomKey(seed, t, i, s),
           ),
@@ -553,28 +553,34 @@ export class OptimizerHandle {
     return value;
   }
 
-  /** Uniforms of every tensor; tensors with the same hyperparameters share an array. */
-  #uniforms(base: number, t: number): Float32Array[] {
-    const shared = new Map<unknown, Map<unknown, Float32Array>>();
+  /** What a step's scalars make for every tensor; tensors with the same hyperparameters share it. */
+  #scalars(base: number, t: number): Pick<StepTensor, "uniforms" | "floors">[] {
+    type Shared = Pick<StepTensor, "uniforms" | "floors">;
+    const shared = new Map<unknown, Map<unknown, Shared>>();
     return this.#resolved.map(({ optimizer, lr, hyper }) => {
       const own = lr !== undefined;
-      const byHyper = shared.get(optimizer) ?? new Map<unknown, Float32Array>();
+      const byHyper = shared.get(optimizer) ?? new Map<unknown, Shared>();
       shared.set(optimizer, byHyper);
       const cached = own ? undefined : byHyper.get(hyper);
       if (cached) return cached;
       const rate = own ? this.#rate(lr, t) : base;
-      const uniforms = optimizer.program.uniforms(
-        optimizer.scalarsAt(
-          {
-            ...hyper,
-            lr: rate,
-            maxGradValue: this.#settings.maxGradValue ?? 0,
-          },
-          t,
-        ),
+      const scalars = optimizer.scalarsAt(
+        {
+          ...hyper,
+          lr: rate,
+          maxGradValue: this.#settings.maxGradValue ?? 0,
+        },
+        t,
       );
-      if (!own) byHyper.set(hyper, uniforms);
-      return uniforms;
+      const made = {
+        uniforms: optimizer.program.uniforms(scalars),
+        floors: Float32Array.from(
+          optimizer.program.states,
+          (name) => optimizer.floors[name]?.(scalars) ?? 0,
+        ),
+      };
+      if (!own) byHyper.set(hyper, made);
+      return made;
     });
   }
 

@@ -16,7 +16,9 @@
  *   1e-6)), norm being the 2-norm over all tensors' finite gradients.
  * - Reductions leave out elements whose gradient, or what is reduced, is not
  *   finite; in the update pass such elements are left out as above.
- * - Stochastic rounding draws from (key, element index), see formats/random.ts.
+ * - Stochastic rounding draws from (key, element index), see formats/random.ts;
+ *   the chances are those of formats/quantize.ts.
+ * - `correctScale`: codes are found with the absmax, and the scale corrected then.
  */
 import type { Format } from "../formats/format.ts";
 import type { Program } from "../formula/program.ts";
@@ -72,6 +74,11 @@ export interface StepTensor {
   readonly uniforms: Float32Array;
   /** Keys for stochastic rounding, one for each state. */
   readonly keys: Uint32Array;
+  /**
+   * For states whose preconditioner is rounded: eps in the unit of the state's
+   * root, one for each state. Absent when there are none.
+   */
+  readonly floors?: Float32Array;
   /** Where the parameter lies in this step, when that is not the plan's place. */
   readonly parameter?: unknown;
 }

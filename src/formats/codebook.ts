@@ -10,6 +10,9 @@ export const codebookNames = [
   "dynamic-nozero",
   "linear",
   "linear-nozero",
+  "power-2",
+  "power-3",
+  "log",
   "nf4",
   "fp4",
   "fp8-e4m3",
@@ -20,7 +23,7 @@ export type CodebookName = (typeof codebookNames)[number];
 export interface CodebookOptions {
   /** Bits of a code, 2..8. Default 8 (4 for nf4 and fp4, whose width is fixed). */
   readonly bits?: number;
-  /** Whether values have both signs. Default true. */
+  /** Whether values have both signs. Default true, but for log. */
   readonly signed?: boolean;
 }
 
@@ -32,7 +35,7 @@ const families: Readonly<
     CodebookName,
     {
       readonly bits: readonly [number, number];
-      readonly signs: "both" | "signed";
+      readonly signs: "both" | "signed" | "unsigned";
       readonly make: (bits: number, signed: boolean) => number[];
     }
   >
@@ -46,6 +49,9 @@ const families: Readonly<
   },
   linear: { bits: [2, 8], signs: "both", make: linear },
   "linear-nozero": { bits: [2, 8], signs: "both", make: linearNozero },
+  "power-2": { bits: [2, 8], signs: "both", make: powers(2) },
+  "power-3": { bits: [2, 8], signs: "both", make: powers(3) },
+  log: { bits: [2, 8], signs: "unsigned", make: logarithmic },
   nf4: { bits: [4, 4], signs: "signed", make: () => [...nf4] },
   fp4: { bits: [4, 4], signs: "signed", make: fp4 },
   "fp8-e4m3": { bits: [8, 8], signs: "signed", make: () => fp8(4, 3) },
@@ -61,7 +67,7 @@ const families: Readonly<
  */
 export function codebook(
   name: CodebookName | (string & {}),
-  { bits, signed = true }: CodebookOptions = {},
+  { bits, signed: given }: CodebookOptions = {},
 ): Float32Array<ArrayBuffer> {
   const family = families[name as CodebookName];
   if (!Object.hasOwn(families, name) || !family)
@@ -75,6 +81,11 @@ export function codebook(
   if (!Number.isInteger(width) || width < low || width > high)
     throw new RangeError(
       `codebook: '${name}' comes in ${low === high ? low : `${low} to ${high}`} bits, given ${String(width)}`,
+    );
+  const signed = given ?? family.signs !== "unsigned";
+  if (signed && family.signs === "unsigned")
+    throw new RangeError(
+      `codebook: '${name}' is unsigned only; use dynamic, nf4 or linear-nozero for a state with a sign`,
     );
   if (!signed && family.signs === "signed")
     throw new RangeError(
@@ -132,6 +143,35 @@ function linearNozero(bits: number, signed: boolean): number[] {
     return Array.from({ length: 2 ** bits }, (_, k) => (k + 1) / 2 ** bits);
   const half = linearNozero(bits - 1, false);
   return [...half, ...half.map((value) => -value)];
+}
+
+/**
+ * Powers of evenly spaced points, without a zero, as in paper 2's code:
+ * ((k + 1) / 2^bits)^p, and when signed sign(x) |x|^p of 2^bits points from -1
+ * to 1. With p = 1 the unsigned one is linear-nozero.
+ */
+function powers(p: number) {
+  return (bits: number, signed: boolean): number[] =>
+    signed
+      ? linspace(-1, 1, 2 ** bits).map((x) => Math.sign(x) * Math.abs(x) ** p)
+      : linearNozero(bits, false).map((x) => x ** p);
+}
+
+/** The smallest value of the logarithmic map: at 2 bits its values are decades. */
+const smallestLog = 1e-3;
+
+/**
+ * Evenly spaced on a logarithmic scale, without a zero: SOLO's map (arXiv
+ * 2505.00347), alpha^k with alpha^(2^bits - 1) = 1e-3. SOLO takes alpha from a
+ * quantile of each block and stores it beside the scale; here it is fixed, which
+ * needs no second number a block. See docs/formats.md.
+ */
+function logarithmic(bits: number): number[] {
+  const top = 2 ** bits - 1;
+  return Array.from(
+    { length: top + 1 },
+    (_, k) => smallestLog ** ((top - k) / top),
+  );
 }
 
 /** NormalFloat4, QLoRA (arXiv 2305.14314), appendix E. */

@@ -65,8 +65,8 @@ function edges(limits: Int32Array): number[] {
 }
 
 test("there are as many codebooks as the table of numerics.md has", () => {
-  // Four families with 7 widths and 2 signs, nf4, fp4 and two of fp8.
-  expect(named).toHaveLength(4 * 7 * 2 + 4);
+  // Six families with 7 widths and 2 signs, one without, nf4, fp4 and two of fp8.
+  expect(named).toHaveLength(6 * 7 * 2 + 7 + 4);
 });
 
 test("orderedBits grows with the number, -0 just below +0", () => {

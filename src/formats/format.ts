@@ -1,6 +1,6 @@
 import { codebook, codebookNames, type CodebookName } from "./codebook.ts";
 import { codeBytes, storedBits } from "./pack.ts";
-import { rank1Count } from "./rank1.ts";
+import { rank1Count, tileCount } from "./rank1.ts";
 
 /** What a state's value may be: `signed` like a first moment, `unsigned` like a second. */
 export type Sign = "signed" | "unsigned";
@@ -18,20 +18,29 @@ export interface FormatOptions {
    * One absmax per `block` of consecutive elements, one for the `tensor`, or
    * `rank1`: one for each index of each axis, the least of an element's axes
    * being its scale; tensors with fewer than two axes then have blocks of 128.
+   * `tile` is rank1 inside tiles of blockSize x blockSize of the matrix that the
+   * last axis and all others make; with fewer than two axes it is `block`.
    * Default block.
    */
   readonly scale?: ScaleKind;
-  /** Elements that share an absmax: a power of two, 32..4096. Default 256 at more than 4 bits, else 128. */
+  /** Elements that share an absmax, or the side of a tile: a power of two, 32..4096. Default 256 at more than 4 bits, else 128; 128 for tiles. */
   readonly blockSize?: number;
-  /** How a value between two entries is coded. Default nearest. */
-  readonly rounding?: "nearest" | "stochastic";
+  /**
+   * How a value between two entries is coded: as the `nearest`; `stochastic`,
+   * unbiased in the value; or `preconditioner`, unbiased in 1 / (sqrt(v) + eps)
+   * for a state v by whose root the update is divided (ZIP-SR). Default nearest.
+   */
+  readonly rounding?: Rounding;
+  /** Multiply each block's scale by |x|^2 / <x, decoded x> after coding (ZE-EDEN). Default false. */
+  readonly correctScale?: boolean;
   /** bitsandbytes' rule that a negative value is not coded as 0. Default false. */
   readonly keepSign?: boolean;
   /** Whether the codebook has both signs. Default: what the state is. */
   readonly signed?: boolean;
 }
 
-export type ScaleKind = "block" | "tensor" | "rank1";
+export type ScaleKind = "block" | "tensor" | "rank1" | "tile";
+export type Rounding = "nearest" | "stochastic" | "preconditioner";
 
 /** Plain storage: float32, or bfloat16. */
 export interface FloatFormat {
@@ -52,8 +61,9 @@ export interface QuantizedFormat {
   readonly signed: boolean;
   readonly scale: ScaleKind;
   readonly blockSize: number;
-  readonly rounding: "nearest" | "stochastic";
+  readonly rounding: Rounding;
   readonly keepSign: boolean;
+  readonly correctScale: boolean;
 }
 
 /** How one state is stored, checked and complete. */
@@ -72,6 +82,7 @@ const knownOptions = [
   "blockSize",
   "rounding",
   "keepSign",
+  "correctScale",
   "signed",
 ] as const;
 
@@ -98,19 +109,21 @@ export function resolveFormat(
     );
   const {
     scale = "block",
-    blockSize = bits > 4 ? 256 : 128,
+    blockSize = bits > 4 && scale !== "tile" ? 256 : 128,
     rounding = "nearest",
     keepSign = false,
+    correctScale = false,
     codebook: chosen = !signed && bits <= 4 ? "linear-nozero" : "dynamic",
   } = options;
-  if (!["block", "tensor", "rank1"].includes(scale))
+  if (!["block", "tensor", "rank1", "tile"].includes(scale))
     throw new TypeError(
-      `format: scale must be 'block', 'tensor' or 'rank1', given '${String(scale)}'`,
+      `format: scale must be 'block', 'tensor', 'rank1' or 'tile', given '${String(scale)}'`,
     );
-  if (rounding !== "nearest" && rounding !== "stochastic")
+  if (!["nearest", "stochastic", "preconditioner"].includes(rounding))
     throw new TypeError(
-      `format: rounding must be 'nearest' or 'stochastic', given '${String(rounding)}'`,
+      `format: rounding must be 'nearest', 'stochastic' or 'preconditioner', given '${String(rounding)}'`,
     );
+  checkTogether({ bits, signed, scale, rounding, keepSign, correctScale });
   if (
     !Number.isInteger(blockSize) ||
     blockSize < 32 ||
@@ -120,21 +133,22 @@ export function resolveFormat(
     throw new RangeError(
       `format: blockSize must be a power of two from 32 to 4096, given ${String(blockSize)}`,
     );
-  if (keepSign && rounding === "stochastic")
-    throw new TypeError(
-      "format: keepSign is a rule of nearest rounding; leave it out with stochastic",
-    );
   if (signed !== (sign === "signed") && !signed)
     throw new TypeError(
       "format: an unsigned codebook cannot hold a state with a sign; leave `signed` out",
     );
   if (bits === 16) {
-    for (const key of ["codebook", "scale", "keepSign"] as const)
+    for (const key of [
+      "codebook",
+      "scale",
+      "keepSign",
+      "correctScale",
+    ] as const)
       if (options[key] !== undefined)
         throw new TypeError(
           `format: 16 bits are bfloat16, which has no ${key}; leave it out`,
         );
-    return { kind: "float", bits, rounding };
+    return { kind: "float", bits, rounding: rounding as "stochastic" };
   }
   const named = typeof chosen === "string";
   const values = named
@@ -150,7 +164,36 @@ export function resolveFormat(
     blockSize,
     rounding,
     keepSign,
+    correctScale,
   };
+}
+
+/** @throws TypeError for options that exclude one another. */
+function checkTogether({
+  bits,
+  signed,
+  scale,
+  rounding,
+  keepSign,
+  correctScale,
+}: Required<
+  Pick<
+    FormatOptions,
+    "bits" | "signed" | "scale" | "rounding" | "keepSign" | "correctScale"
+  >
+>): void {
+  if (keepSign && rounding !== "nearest")
+    throw new TypeError(
+      `format: keepSign is a rule of nearest rounding; leave it out with ${rounding}`,
+    );
+  if (rounding === "preconditioner" && (signed || bits === 16))
+    throw new TypeError(
+      "format: rounding 'preconditioner' is for a state without a sign, in 2 to 8 bits, by whose root the update is divided; use 'stochastic' for others",
+    );
+  if (correctScale && scale !== "block")
+    throw new TypeError(
+      `format: correctScale corrects the scales of blocks, given scale '${scale}'; leave one of them out`,
+    );
 }
 
 function checkCodebook(
@@ -179,14 +222,14 @@ function checkCodebook(
 
 /**
  * The format that holds for a tensor of this shape: rank-1 scales say nothing of
- * one axis, where blocks of 128 stand for them (paper 2, section 4.2).
+ * one axis, where blocks of 128 stand for them (paper 2, section 4.2), and tiles
+ * become blocks.
  */
 export function formatFor(format: Format, shape: readonly number[]): Format {
-  return format.kind === "quantized" &&
-    format.scale === "rank1" &&
-    shape.length < 2
-    ? { ...format, scale: "block", blockSize: 128 }
-    : format;
+  if (format.kind === "float" || shape.length >= 2) return format;
+  if (format.scale === "rank1")
+    return { ...format, scale: "block", blockSize: 128 };
+  return format.scale === "tile" ? { ...format, scale: "block" } : format;
 }
 
 /**
@@ -201,6 +244,7 @@ export function scaleCount(
 ): number {
   if (format.kind === "float" || length === 0) return 0;
   if (format.scale === "rank1") return rank1Count(shape);
+  if (format.scale === "tile") return tileCount(shape, format.blockSize);
   return format.scale === "tensor" ? 1 : Math.ceil(length / format.blockSize);
 }
 
@@ -234,11 +278,16 @@ export function describeFormat(format: Format): string {
       ? `block ${blockSize}`
       : scale === "rank1"
         ? "rank-1 scales"
-        : "one scale a tensor",
+        : scale === "tile"
+          ? `rank-1 scales in tiles of ${blockSize}`
+          : "one scale a tensor",
   ];
   if (storedBits(bits) !== bits)
     parts.push(`stored in ${storedBits(bits)} bits`);
   if (rounding === "stochastic") parts.push("stochastic rounding");
+  if (rounding === "preconditioner")
+    parts.push("stochastic rounding of the preconditioner");
+  if (format.correctScale) parts.push("corrected scales");
   if (format.keepSign) parts.push("keeps signs");
   return parts.join(", ");
 }

@@ -10,7 +10,7 @@ import {
 } from "./format.ts";
 import { packCodes, unpackCodes } from "./pack.ts";
 import { randomKey, uniform } from "./random.ts";
-import { rank1Scales, rank1Spread } from "./rank1.ts";
+import { rank1Scales, rank1Spread, tileScales, tileSpread } from "./rank1.ts";
 
 /** The smallest scale that counts; below it (subnormal, or 0) a group is all zeros. */
 export const smallestScale = 2 ** -126;
@@ -25,27 +25,65 @@ export interface Coder {
   readonly format: QuantizedFormat;
   readonly limits: Int32Array<ArrayBuffer>;
   readonly zero: number;
-  /** 1 / (distance to the next entry) by code, for stochastic rounding; 0 at the top. */
+  /**
+   * Codebook entries as stochastic rounding measures distances between them:
+   * themselves, or their roots when the preconditioner is rounded.
+   */
+  readonly marks: Float32Array<ArrayBuffer>;
+  /** 1 / (distance to the next mark) by code; 0 at the top. */
   readonly inverseGaps: Float32Array<ArrayBuffer>;
+  /** The next mark by code; its own at the top. */
+  readonly nextMarks: Float32Array<ArrayBuffer>;
 }
 
 /** How the thresholds of a format are set. */
 export function roundingOf(format: QuantizedFormat): Rounding {
-  if (format.rounding === "stochastic") return "down";
+  if (format.rounding !== "nearest") return "down";
   return format.keepSign ? "nearest-keep-sign" : "nearest";
 }
 
 export function makeCoder(format: QuantizedFormat): Coder {
   const { values } = format;
+  const marks =
+    format.rounding === "preconditioner" ? values.map(Math.sqrt) : values;
   return {
     format,
     limits: thresholds(values, roundingOf(format)),
     zero: zeroCode(format),
-    inverseGaps: Float32Array.from(values, (value, i) => {
-      const gap = i + 1 < values.length ? values[i + 1]! - value : 0;
+    marks,
+    inverseGaps: Float32Array.from(marks, (mark, i) => {
+      const gap = i + 1 < marks.length ? marks[i + 1]! - mark : 0;
       return gap > 0 ? 1 / gap : 0;
     }),
+    nextMarks: marks.map((mark, i) => marks[i + 1] ?? mark),
   };
+}
+
+/**
+ * The probability of the entry above, for x between the entry `code` and the next.
+ *
+ * `preconditioner` (ZIP-SR, "Rounding in Preconditioner Space"): unbiased in
+ * h(v) = 1 / (sqrt(v) + floor), so that p(above) = (h(a) - h(v)) / (h(a) - h(b))
+ * between entries a and b. With r the roots of a, v, b and e the floor, all over
+ * the root of the scale, that is (r_v - r_a) / (r_b - r_a) * (r_b + e) / (r_v + e).
+ */
+function chanceAbove(
+  { format, marks, inverseGaps, nextMarks }: Coder,
+  code: number,
+  x: number,
+  inverse: number,
+  floor: number,
+): number {
+  const { fround } = Math;
+  const plain = (place: number) =>
+    fround(fround(place - marks[code]!) * inverseGaps[code]!);
+  if (format.rounding === "stochastic") return plain(x);
+  const root = fround(Math.sqrt(Math.max(0, x)));
+  const e = fround(floor * fround(Math.sqrt(inverse)));
+  const part = fround(
+    fround(nextMarks[code]! + e) / Math.max(fround(root + e), smallestScale),
+  );
+  return fround(plain(root) * part);
 }
 
 /**
@@ -56,25 +94,89 @@ export function makeCoder(format: QuantizedFormat): Coder {
  * divisions correctly either; this way all engines agree.
  *
  * @param key for stochastic rounding, from {@link randomKey}.
+ * @param floor for rounding the preconditioner: eps in the unit of the state's root.
  */
 export function encodeTensor(
-  { format, limits, zero, inverseGaps }: Coder,
+  coder: Coder,
   values: Float32Array,
   scales: Float32Array,
   shape: readonly number[],
   key: number,
+  floor = 0,
 ): Uint8Array<ArrayBuffer> {
+  const { format, limits, zero } = coder;
   const scaleOf = elementScale(format, scales, values.length, shape);
   return Uint8Array.from({ length: values.length }, (_, i) => {
     const inverse = inverseScale(scaleOf(i));
     // Blocks of zeros; with rank-1 scales 0 is coded as any other value.
-    if (inverse === 0 && format.scale !== "rank1") return zero;
+    if (inverse === 0 && !isRankOne(format)) return zero;
     const x = Math.fround(values[i]! * inverse);
     const code = encodeWith(limits, x);
     if (format.rounding === "nearest") return code;
-    const above = Math.fround(x - format.values[code]!);
-    const chance = Math.fround(above * inverseGaps[code]!);
+    const chance = chanceAbove(coder, code, x, inverse, floor);
     return uniform(key, i) < chance ? code + 1 : code;
+  });
+}
+
+/** Whether an element's scale is the least of several. */
+export const isRankOne = ({ scale }: QuantizedFormat): boolean =>
+  scale === "rank1" || scale === "tile";
+
+/** Codes, one a byte, and scales of a tensor as they are stored. */
+export function encodeState(
+  coder: Coder,
+  values: Float32Array,
+  shape: readonly number[],
+  key: number,
+  floor = 0,
+): {
+  codes: Uint8Array<ArrayBuffer>;
+  scales: Float32Array<ArrayBuffer>;
+} {
+  const scales = tensorScales(values, coder.format, shape);
+  const codes = encodeTensor(coder, values, scales, shape, key, floor);
+  return {
+    codes,
+    scales: coder.format.correctScale
+      ? correctScales(coder.format, values, codes, scales)
+      : scales,
+  };
+}
+
+/** Fixed point in which the sums of a correction are taken: a block's fit 31 bits. */
+export const correctionUnit = (blockSize: number): number =>
+  2 ** 30 / blockSize;
+
+/**
+ * Block scales times |x|^2 / <x, decoded x>: ZE-EDEN ("Rounding in
+ * Preconditioner Space"), after which the decoded block's product with x is
+ * |x|^2. The sums are taken of integers, so that no order of adding matters.
+ */
+function correctScales(
+  { values: entries, blockSize }: QuantizedFormat,
+  values: Float32Array,
+  codes: Uint8Array,
+  scales: Float32Array,
+): Float32Array<ArrayBuffer> {
+  const { fround } = Math;
+  const unit = correctionUnit(blockSize);
+  return Float32Array.from(scales, (scale, block) => {
+    const inverse = inverseScale(scale);
+    const end = Math.min(values.length, (block + 1) * blockSize);
+    let squares = 0;
+    let products = 0;
+    for (let i = block * blockSize; i < end; i++) {
+      const x = fround(values[i]! * inverse);
+      squares += (fround(x * x) * unit) | 0;
+      products += (fround(x * entries[codes[i]!]!) * unit) | 0;
+    }
+    if (!(products > 0)) return scale;
+    const corrected = fround(
+      scale * fround(fround(squares) / fround(products)),
+    );
+    return corrected >= smallestScale && corrected < Infinity
+      ? corrected
+      : scale;
   });
 }
 
@@ -99,8 +201,11 @@ export function elementScale(
   length: number,
   shape: readonly number[],
 ): (i: number) => number {
-  if (format.scale === "rank1") {
-    const spread = rank1Spread(scales, shape);
+  if (isRankOne(format)) {
+    const spread =
+      format.scale === "rank1"
+        ? rank1Spread(scales, shape)
+        : tileSpread(scales, shape, format.blockSize);
     return (i) => spread[i]!;
   }
   const size = groupSize(format, length);
@@ -138,6 +243,8 @@ export interface Quantized {
 export interface QuantizeOptions extends FormatOptions {
   /** Seed of stochastic rounding. Default 0. */
   readonly seed?: number;
+  /** For rounding `preconditioner`: what is added to the root of x. Default 0. */
+  readonly eps?: number;
   /** Shape of the tensor, for rank-1 scales. Default: one axis. */
   readonly shape?: readonly number[];
 }
@@ -160,7 +267,11 @@ export function quantize(
     throw new RangeError(
       `quantize: element ${bad} is ${data[bad]}; only finite values can be quantized`,
     );
-  const { seed = 0, shape = [data.length], ...rest } = options;
+  const { seed = 0, eps = 0, shape = [data.length], ...rest } = options;
+  if (!(eps >= 0 && eps < Infinity))
+    throw new RangeError(
+      `quantize: eps must be finite, 0 or more, given ${String(eps)}`,
+    );
   if (shape.reduce((product, n) => product * n, 1) !== data.length)
     throw new RangeError(
       `quantize: a shape of [${shape.join(", ")}] does not hold ${data.length} elements`,
@@ -175,14 +286,13 @@ export function quantize(
     throw new RangeError(
       "quantize: bits must be 2 to 8; 16 and 32 bits are not quantized",
     );
-  const scales = tensorScales(data, format, shape);
-  const final = fromData ? withQuantiles(data, scales, format, shape) : format;
-  const codes = encodeTensor(
+  const final = fromData ? withQuantiles(data, format, shape) : format;
+  const { codes, scales } = encodeState(
     makeCoder(final),
     data,
-    scales,
     shape,
     randomKey(seed),
+    Math.fround(eps),
   );
   return {
     codes: packCodes(codes, final.bits),
@@ -228,6 +338,8 @@ export function tensorScales(
 ): Float32Array<ArrayBuffer> {
   if (format.scale === "rank1")
     return rank1Scales(data, shape).map(storedScale);
+  if (format.scale === "tile")
+    return tileScales(data, shape, format.blockSize).map(storedScale);
   const size = groupSize(format, data.length);
   return Float32Array.from(
     { length: scaleCount(format, data.length) },
@@ -237,10 +349,10 @@ export function tensorScales(
 
 function withQuantiles(
   data: Float32Array,
-  scales: Float32Array,
   format: QuantizedFormat,
   shape: readonly number[],
 ): QuantizedFormat {
+  const scales = tensorScales(data, format, shape);
   const scaleOf = elementScale(format, scales, data.length, shape);
   const normalized = Float32Array.from(
     data,

@@ -193,6 +193,7 @@ export const i32x4 = {
     lanes(new Uint8Array(Int32Array.of(a, b, c, d).buffer)),
   splat: unary(0x11),
   lt_s: binary(0x39),
+  gt_s: binary(0x3b),
   ge_s: binary(0x3f),
   ge_u: binary(0x40),
   shl: shift(0xab),
@@ -204,6 +205,7 @@ export const i32x4 = {
   max_u: binary(0xb9),
   abs: unary(0xa0),
   bitmask: unary(0xa4),
+  trunc_sat_f32x4_s: unary(0xf8),
   trunc_sat_f64x2_s_zero: unary(0xfc),
   extract_lane: (a: Code, lane: number): Code => [...a, ...simd(0x1b), lane],
 };
@@ -239,6 +241,7 @@ export const f32x4 = {
   pmin: binary(0xea),
   /** `a < b ? b : a`. */
   pmax: binary(0xeb),
+  convert_i32x4_s: unary(0xfa),
   convert_i32x4_u: unary(0xfb),
   demote_f64x2_zero: unary(0x5e),
 };

@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * Adagrad, Duchi, Hazan and Singer (JMLR 12, 2011), as PyTorch has it: L2 weight
@@ -20,6 +21,7 @@ export const adagrad = /* @__PURE__ */ defineOptimizer({
     // States begin at 0; the first step adds what they should have begun with.
     before: t === 1 ? initialAccumulator : 0,
   }),
+  floors: { v: correctedFloor },
   update: `
     d = g + weightDecay * p
     v = v + before + d * d

@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * Adam, arXiv 1412.6980, with L2 weight decay added to the gradient, as
@@ -21,6 +22,7 @@ export const adam = /* @__PURE__ */ defineOptimizer({
     c1: 1 - beta1 ** t,
     c2: Math.sqrt(1 - beta2 ** t),
   }),
+  floors: { v: correctedFloor, vmax: correctedFloor },
   update: `
     d = g + weightDecay * p
     m = beta1 * m + (1 - beta1) * d

@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * Adam with decoupled weight decay, arXiv 1711.05101, in PyTorch's meaning:
@@ -22,6 +23,7 @@ export const adamw = /* @__PURE__ */ defineOptimizer({
     c1: 1 - beta1 ** t,
     c2: Math.sqrt(1 - beta2 ** t),
   }),
+  floors: { v: correctedFloor, vmax: correctedFloor },
   update: `
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g

@@ -24,6 +24,7 @@ export const adan = /* @__PURE__ */ defineOptimizer({
     // The first step has no gradient before it, and no difference.
     known: t === 1 ? 0 : 1,
   }),
+  floors: { n: ({ eps = 0, c3 = 1 }) => eps * c3 },
   update: `
     change = known * (g - before)
     ahead = g + beta2 * change

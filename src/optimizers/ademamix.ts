@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * AdEMAMix, arXiv 2409.03137, algorithm 1: AdamW with a second, slow EMA of the
@@ -27,6 +28,7 @@ export const ademamix = /* @__PURE__ */ defineOptimizer({
     mixed: t < tAlpha ? (t / tAlpha) * alpha : alpha,
     slow: t < tBeta3 ? warmed(beta1, beta3, t / tBeta3) : beta3,
   }),
+  floors: { v: correctedFloor },
   update: `
     m1 = beta1 * m1 + (1 - beta1) * g
     m2 = slow * m2 + (1 - slow) * g

@@ -19,6 +19,9 @@ export type Hyper = Readonly<Record<string, HyperValue>>;
 /** A learning rate: a number, or a function of the step (the first is 1). */
 export type LearningRate = number | ((step: number) => number);
 
+/** Of a step's scalars by name. */
+export type Floor = (scalars: Readonly<Record<string, number>>) => number;
+
 /** States and the update they go with. */
 export interface Form {
   /**
@@ -54,6 +57,12 @@ export interface OptimizerDefinition<H extends Hyper = Hyper> extends Form {
     hyper: { readonly [K in keyof H]: number },
     t: number,
   ) => Readonly<Record<string, number>>;
+  /**
+   * Of states by whose root the update divides: what is added to that root, in
+   * its unit, from hyperparameters and step scalars. What `rounding:
+   * "preconditioner"` of such a state needs.
+   */
+  readonly floors?: Readonly<Record<string, Floor>>;
   /** Extra checks of hyperparameters; throw a RangeError. */
   readonly check?: (hyper: { readonly [K in keyof H]: number }) => void;
   /**
@@ -88,6 +97,8 @@ export interface Optimizer {
     t: number,
   ): Record<string, number>;
   check(hyper: Readonly<Record<string, number>>): void;
+  /** By state, see {@link OptimizerDefinition.floors}. */
+  readonly floors: Readonly<Record<string, Floor>>;
 }
 
 /** What a user may set beside the hyperparameters. */
@@ -151,7 +162,14 @@ export function defineOptimizer<H extends Hyper>(
 }
 
 function compile(definition: OptimizerDefinition): Optimizer {
-  const { name, hyper, scalars, check, variants = [] } = definition;
+  const {
+    name,
+    hyper,
+    scalars,
+    check,
+    variants = [],
+    floors = {},
+  } = definition;
   if (!/^[a-z][a-z0-9]*$/i.test(name))
     throw new TypeError(
       `defineOptimizer: a name is letters and digits, given '${name}'`,
@@ -195,6 +213,7 @@ function compile(definition: OptimizerDefinition): Optimizer {
       program,
       update: updateText(update),
       scalarsAt,
+      floors,
       check: (values: Readonly<Record<string, number>>) =>
         check?.(values as never),
       limited: () =>
@@ -460,18 +479,25 @@ export function formatsOf(
   { bits = 32, blockSize, state = {} }: StorageOptions,
 ): Record<string, Format> {
   return Object.fromEntries(
-    Object.entries(optimizer.state).map(([key, kind]) => [
-      key,
-      kind === "signed" || kind === "unsigned"
-        ? resolveFormat(
-            {
-              bits,
-              ...(blockSize === undefined ? {} : { blockSize }),
-              ...state[key],
-            },
-            kind,
-          )
-        : float32,
-    ]),
+    Object.entries(optimizer.state).map(([key, kind]) => {
+      if (kind !== "signed" && kind !== "unsigned") return [key, float32];
+      const format = resolveFormat(
+        {
+          bits,
+          ...(blockSize === undefined ? {} : { blockSize }),
+          ...state[key],
+        },
+        kind,
+      );
+      if (
+        format.kind === "quantized" &&
+        format.rounding === "preconditioner" &&
+        !Object.hasOwn(optimizer.floors, key)
+      )
+        throw new TypeError(
+          `${optimizer.name}: state '${key}' cannot have rounding 'preconditioner', which is for states by whose root the update divides: ${Object.keys(optimizer.floors).join(", ") || "here none"}; use 'stochastic'`,
+        );
+      return [key, format];
+    }),
   );
 }

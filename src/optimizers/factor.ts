@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * AdamW with a factored second moment, the base of arXiv 2309.01507's 4-bit
@@ -16,6 +17,7 @@ export const factor = /* @__PURE__ */ defineOptimizer({
     c1: 1 - beta1 ** t,
     c2: Math.sqrt(1 - beta2 ** t),
   }),
+  floors: { v: correctedFloor },
   update: `
     m = beta1 * m + (1 - beta1) * g
     row = beta2 * row + (1 - beta2) * rowmean(g * g)

@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * LAMB, arXiv 1904.00962, algorithm 2, with the identity for its function phi:
@@ -25,6 +26,7 @@ export const lamb = /* @__PURE__ */ defineOptimizer({
     c1: 1 - beta1 ** t,
     c2: Math.sqrt(1 - beta2 ** t),
   }),
+  floors: { v: correctedFloor },
   update: `
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g

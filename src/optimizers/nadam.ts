@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * NAdam (Dozat 2016) as PyTorch has it: momentum mu(t) = beta1 (1 - 0.96^(t *
@@ -33,6 +34,7 @@ export const nadam = /* @__PURE__ */ defineOptimizer({
       kept: decoupledWeightDecay ? 1 - lr * weightDecay : 1,
     };
   },
+  floors: { v: correctedFloor },
   update: `
     d = g + added * p
     m = beta1 * m + (1 - beta1) * d

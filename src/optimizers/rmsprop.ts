@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * RMSprop, Hinton's lecture 6e, as PyTorch has it: eps outside of the root, L2
@@ -8,6 +9,7 @@ export const rmsprop = /* @__PURE__ */ defineOptimizer({
   name: "rmsprop",
   hyper: { lr: 1e-2, alpha: 0.99, eps: 1e-8, momentum: 0, weightDecay: 0 },
   state: { v: "unsigned" },
+  floors: { v: correctedFloor },
   update: `
     d = g + weightDecay * p
     v = alpha * v + (1 - alpha) * d * d

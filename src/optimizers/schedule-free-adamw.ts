@@ -1,4 +1,5 @@
 import { defineOptimizer, defineRecipe } from "./define.ts";
+import { correctedFloor } from "./floor.ts";
 
 /**
  * Schedule-free AdamW, arXiv 2405.15682, algorithm 1. Of its three sequences p
@@ -16,6 +17,7 @@ export const scheduleFreeAdamw = /* @__PURE__ */ defineOptimizer({
   hyper: { lr: 2.5e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 },
   state: { away: "signed", v: "unsigned", weight: "one" },
   scalars: ({ beta2 }, t) => ({ c2: Math.sqrt(1 - beta2 ** t) }),
+  floors: { v: correctedFloor },
   // With u the step of z, c the weight of the newest z in the average x:
   // y' = (1 - beta1) z' + beta1 x', x' = (1 - c) x + c z', z' = z - lr u.
   update: `

@@ -12,9 +12,8 @@ import { scaleCount } from "../../formats/format.ts";
 import { packCodes, unpackCodes } from "../../formats/pack.ts";
 import {
   decodeTensor,
-  encodeTensor,
+  encodeState,
   makeCoder,
-  tensorScales,
   type Coder,
 } from "../../formats/quantize.ts";
 import { compileClosure, type Closure } from "../../formula/closure.ts";
@@ -143,6 +142,7 @@ function store(
   values: Float32Array,
   shape: readonly number[],
   key: number,
+  floor: number,
 ): void {
   if (state.kind === "float") {
     state.values.set(values);
@@ -156,9 +156,9 @@ function store(
     });
     return;
   }
-  const { coder, scales } = state;
-  scales.set(tensorScales(values, coder.format, shape));
-  const codes = encodeTensor(coder, values, scales, shape, key);
+  const { coder } = state;
+  const { codes, scales } = encodeState(coder, values, shape, key, floor);
+  state.scales.set(scales);
   state.codes = packCodes(codes, coder.format.bits);
 }
 
@@ -230,7 +230,7 @@ class ReferenceSession implements Session {
   /** Updates one tensor; returns how many elements were left out. */
   #update(
     { plan, compiled, parameter: usual, states }: Tensor,
-    { uniforms, keys, parameter: moved }: StepTensor,
+    { uniforms, keys, floors, parameter: moved }: StepTensor,
     given: Float32Array,
     factor: number | undefined,
   ): number {
@@ -313,7 +313,9 @@ class ReferenceSession implements Session {
         });
       } else parameter[i] = updated![i]!;
     }
-    states.forEach((state, s) => store(state, fresh[s]!, shape, keys[s]!));
+    states.forEach((state, s) =>
+      store(state, fresh[s]!, shape, keys[s]!, floors?.[s] ?? 0),
+    );
     return nonFinite;
   }
 

@@ -10,7 +10,7 @@ import type {
   QuantizedFormat,
 } from "../../formats/format.ts";
 import { storedBits } from "../../formats/pack.ts";
-import { makeCoder } from "../../formats/quantize.ts";
+import { correctionUnit, makeCoder } from "../../formats/quantize.ts";
 import { indexMultiplier } from "../../formats/random.ts";
 import {
   f32x4,
@@ -34,10 +34,13 @@ export interface Tables {
   readonly format: QuantizedFormat;
   /** For each stored byte the values of all codes in it (1, 2 or 4 float32). */
   readonly decode: number;
-  /** Codebook alone, float32 by code; only with stochastic rounding. */
+  /** Codebook alone, float32 by code; only where scales are corrected. */
   readonly values: number;
-  /** 1 / distance to the next entry by code; only with stochastic rounding. */
+  /** What stochastic rounding measures between, see formats/quantize.ts. */
+  readonly marks: number;
   readonly inverseGaps: number;
+  /** Only where the preconditioner is rounded. */
+  readonly nextMarks: number;
   /** The add-with-carry table, or the thresholds when there is none. */
   readonly encode: number;
   /** Low bits that share an entry of the table; undefined: compare with all thresholds. */
@@ -75,12 +78,15 @@ export function planTables(format: QuantizedFormat, arena: Arena): Tables {
       decoded[byte * perByte + k] =
         values[(byte >> (k * width)) & (2 ** width - 1)] ?? 0;
   const table = encodeTable(coder.limits, format.signed);
-  const stochastic = format.rounding === "stochastic";
+  const stochastic = format.rounding !== "nearest";
   return {
     format,
     decode: place(decoded),
-    values: stochastic ? place(values) : 0,
+    values: format.correctScale ? place(values) : 0,
+    marks: stochastic ? place(coder.marks) : 0,
     inverseGaps: stochastic ? place(coder.inverseGaps) : 0,
+    nextMarks:
+      format.rounding === "preconditioner" ? place(coder.nextMarks) : 0,
     encode: place(table?.entries ?? coder.limits),
     shift: table?.shift,
     thresholdCount: coder.limits.length,
@@ -190,6 +196,14 @@ export interface Randomness {
   readonly key: Local;
   /** Index of the element in lane 0..3 of the first of the four vectors. */
   readonly index: Local;
+  /** For rounding the preconditioner: its floor over the root of each vector's scale. */
+  readonly floors?: readonly Local[];
+}
+
+/** Sums of x^2 and of x times what it decodes to, in the fixed point of a correction. */
+export interface Correction {
+  readonly squares: Local;
+  readonly products: Local;
 }
 
 /** Stores 16 values, given as four vectors of value * (1 / scale), as codes. */
@@ -199,8 +213,10 @@ export function emitEncode(
   x: Vectors,
   pointer: Code,
   random: Randomness | undefined,
+  correction?: Correction,
 ): void {
   const { format, shift } = tables;
+  const whole = random ?? correction;
   let codes: Local[];
   if (shift === undefined) {
     codes = x.map((vector) => countThresholds(fn, tables, vector));
@@ -216,9 +232,9 @@ export function emitEncode(
       );
     });
     codes = sums.map((sum) =>
-      random ? fn.let("v128", i32x4.abs(i32x4.shr_s(sum.get, shift))) : sum,
+      whole ? fn.let("v128", i32x4.abs(i32x4.shr_s(sum.get, shift))) : sum,
     );
-    if (!random) {
+    if (!whole) {
       const narrow = (a: Local, b: Local) => {
         const pair = i16x8.narrow_i32x4_s(
           i32x4.shr_s(a.get, shift),
@@ -237,6 +253,7 @@ export function emitEncode(
   }
   if (random)
     codes = codes.map((code, i) => roundUp(fn, tables, code, x[i]!, random, i));
+  if (correction) addToCorrection(fn, tables, codes, x, correction);
   const narrow = (a: Local, b: Local) => i16x8.narrow_i32x4_s(a.get, b.get);
   emitPacked(
     fn,
@@ -365,11 +382,23 @@ function roundUp(
   vector: number,
 ): Local {
   const lanes = laneOffsets(fn, i32x4.shl(code.get, 2));
-  const above = f32x4.sub(x.get, gather(tables.values, lanes));
-  const chance = fn.let(
-    "v128",
-    f32x4.mul(above, gather(tables.inverseGaps, lanes)),
-  );
+  const plain = (place: Code) =>
+    f32x4.mul(
+      f32x4.sub(place, gather(tables.marks, lanes)),
+      gather(tables.inverseGaps, lanes),
+    );
+  const floor = random.floors?.[vector];
+  let chance: Local;
+  if (floor) {
+    const root = fn.let("v128", f32x4.sqrt(f32x4.pmax(f32x4.const(0), x.get)));
+    const least = f32x4.const(2 ** -126);
+    const below = f32x4.pmax(least, f32x4.add(root.get, floor.get));
+    const above = f32x4.add(gather(tables.nextMarks, lanes), floor.get);
+    chance = fn.let(
+      "v128",
+      f32x4.mul(plain(root.get), f32x4.div(above, below)),
+    );
+  } else chance = fn.let("v128", plain(x.get));
   const hash = drawBits(fn, random, vector);
   const drawn = f32x4.mul(
     f32x4.convert_i32x4_u(i32x4.shr_u(hash.get, 8)),
@@ -377,6 +406,59 @@ function roundUp(
   );
   // A true comparison is -1.
   return fn.let("v128", i32x4.sub(code.get, f32x4.lt(drawn, chance.get)));
+}
+
+/** Adds 16 elements to the sums of their block's correction. */
+function addToCorrection(
+  fn: FunctionBuilder,
+  tables: Tables,
+  codes: readonly Local[],
+  x: Vectors,
+  { squares, products }: Correction,
+): void {
+  const unit = f32x4.const(correctionUnit(tables.format.blockSize));
+  const fixed = (product: Code) =>
+    i32x4.trunc_sat_f32x4_s(f32x4.mul(product, unit));
+  codes.forEach((code, i) => {
+    const vector = x[i]!.get;
+    const lanes = laneOffsets(fn, i32x4.shl(code.get, 2));
+    const decoded = gather(tables.values, lanes);
+    fn.emit(
+      squares.set(i32x4.add(squares.get, fixed(f32x4.mul(vector, vector)))),
+      products.set(i32x4.add(products.get, fixed(f32x4.mul(vector, decoded)))),
+    );
+  });
+}
+
+/**
+ * A block's corrected scale in every lane, from the scale and the sums; see
+ * formats/quantize.ts for when it stays as it is.
+ */
+export function emitCorrected(
+  fn: FunctionBuilder,
+  scale: Local,
+  { squares, products }: Correction,
+): Code {
+  const total = (sum: Local) => {
+    for (const order of [
+      [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7],
+      [4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11],
+    ])
+      fn.emit(
+        sum.set(i32x4.add(sum.get, i8x16.shuffle(sum.get, sum.get, order))),
+      );
+    return f32x4.convert_i32x4_s(sum.get);
+  };
+  const ratio = f32x4.div(total(squares), total(products));
+  const corrected = fn.let("v128", f32x4.mul(scale.get, ratio));
+  const holds = v128.and(
+    i32x4.gt_s(products.get, i32x4.const(0)),
+    v128.and(
+      i32x4.ge_s(corrected.get, i32x4.const(0x00800000)),
+      i32x4.lt_s(corrected.get, i32x4.const(0x7f800000)),
+    ),
+  );
+  return v128.bitselect(corrected.get, scale.get, holds);
 }
 
 /** Stores 16 codes, given as two vectors of 16-bit lanes, in the stored width. */

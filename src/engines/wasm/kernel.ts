@@ -19,6 +19,7 @@
  */
 import type { Format, QuantizedFormat } from "../../formats/format.ts";
 import { storedBits } from "../../formats/pack.ts";
+import { isRankOne } from "../../formats/quantize.ts";
 import {
   doWhile,
   f32x4,
@@ -44,15 +45,17 @@ import {
 } from "../../formula/program.ts";
 import { MathFunctions, printWasm, type Vectors } from "../../formula/wasm.ts";
 import {
+  emitCorrected,
   emitDecode,
   emitEncode,
   emitStore,
   storedBytes,
+  type Correction,
   type Randomness,
   type Tables,
 } from "./codec.ts";
 import { task, taskState, taskStateBytes } from "./layout.ts";
-import { Reducer, Segments, type Reduction } from "./reduce.ts";
+import { Reducer, Segments, smallestSide, type Reduction } from "./reduce.ts";
 import { alwaysShows } from "./shows.ts";
 
 export interface KernelSpec {
@@ -77,9 +80,10 @@ export interface Kernel {
   /** Nodes whose values the kernel reads from memory, in the order of their addresses. */
   readonly small: readonly number[];
   /**
-   * States with rank-1 scales. After the small values come four addresses for
-   * each: least old scale of the leading axes by row, old scales of the last
-   * axis, and the inverses of the same two of the new scales.
+   * States with rank-1 scales, of the tensor or of tiles. After the small values
+   * come four addresses for each: least old scale of the leading axes by row, old
+   * scales of the last axis (or of rows and columns of tiles), and the inverses of
+   * the same two of the new scales.
    */
   readonly rank1: readonly number[];
 }
@@ -118,6 +122,8 @@ interface Constants {
   readonly tensorScale: readonly (Local | undefined)[];
   readonly tensorInverse: readonly (Local | undefined)[];
   readonly keys: readonly (Local | undefined)[];
+  /** Of states whose preconditioner is rounded. */
+  readonly floors: readonly (Local | undefined)[];
   /** Small values that are one number, by node. */
   readonly single: ReadonlyMap<number, Local>;
 }
@@ -141,7 +147,10 @@ interface Spread {
   readonly offset: number;
   /** Position among the addresses of the record. */
   readonly place: number;
-  readonly shape: "matrix" | "row" | "column" | "last";
+  readonly shape:
+    "matrix" | "row" | "column" | "last" | "tileRow" | "tileColumn";
+  /** Side of the tiles. */
+  readonly side?: number;
 }
 
 /** A state with rank-1 scales: offsets of what is spread, and its reductions. */
@@ -203,7 +212,7 @@ class KernelBuilder {
     this.#names = elementStates(program);
     this.#small = this.#smallNodes();
     const spread = this.#small.filter((node) => program.shapes[node] !== "one");
-    const rank1 = quantized.filter(({ format }) => format.scale === "rank1");
+    const rank1 = quantized.filter(({ format }) => isRankOne(format));
     this.#size = Math.max(
       // Float32 alone needs no phases.
       spread.length + rank1.length > 0 ||
@@ -230,9 +239,13 @@ class KernelBuilder {
     this.#maskRow = take(bytes);
     this.#scaleAt = formats.map((format) => take(8 * this.#blocksIn(format)));
     // Spreading writes whole vectors, and so up to 12 bytes too many.
-    const takeSpread = (place: number, shape: Spread["shape"]) => {
+    const takeSpread = (
+      place: number,
+      shape: Spread["shape"],
+      tiles: { readonly side?: number } = {},
+    ) => {
       const offset = take(bytes + 16);
-      this.#spreads.push({ offset, place, shape });
+      this.#spreads.push({ offset, place, shape, ...tiles });
       return offset;
     };
     for (const node of spread)
@@ -244,17 +257,22 @@ class KernelBuilder {
         ),
       );
     this.#reducer = new Reducer(this.#module, () => take(bytes));
-    this.#rank1 = rank1.map(({ s }, i) => {
+    this.#rank1 = rank1.map(({ s, format }, i) => {
       const place = this.#small.length + 4 * i;
       const rowAt = this.#reducer.takeRow();
+      const tiled = format.scale === "tile";
+      const [row, last] = tiled
+        ? (["tileRow", "tileColumn"] as const)
+        : (["row", "last"] as const);
+      const tiles = tiled ? { side: format.blockSize } : {};
       return {
         s,
-        oldRow: takeSpread(place, "row"),
-        oldLast: takeSpread(place + 1, "last"),
-        newRow: takeSpread(place + 2, "row"),
-        newLast: takeSpread(place + 3, "last"),
-        reductions: (["row", "last"] as const).map((over, k) => ({
-          ...{ node: -1, operand: -1, maximum: true, over, rowAt },
+        oldRow: takeSpread(place, row, tiles),
+        oldLast: takeSpread(place + 1, last, tiles),
+        newRow: takeSpread(place + 2, row, tiles),
+        newLast: takeSpread(place + 3, last, tiles),
+        reductions: [row, last].map((over, k) => ({
+          ...{ node: -1, operand: -1, maximum: true, over, rowAt, ...tiles },
           place: 2 * i + k,
         })),
       };
@@ -983,6 +1001,11 @@ class KernelBuilder {
           i32x4.add(i32x4.splat(at.first.get), i32x4.const(0, 1, 2, 3)),
         )
       : undefined;
+    const corrections = formats.map((format): Correction | undefined =>
+      format.kind === "quantized" && format.correctScale
+        ? { squares: fn.local("v128"), products: fn.local("v128") }
+        : undefined,
+    );
     const p = program.outputs.get("p")!;
     const states = this.#watched();
     const reads = this.#early
@@ -1034,16 +1057,29 @@ class KernelBuilder {
           emitStore(fn, format, fresh[s]!, codes[s]!.get, randomOf(s));
           return;
         }
-        const x = fresh[s]!.map((vector, v) =>
-          fn.let(
-            "v128",
-            f32x4.mul(
-              vector.get,
-              this.#rank1Scale(s, "new", row, v) ?? inverse[s]!.get,
-            ),
-          ),
+        const inverses = lanes.map(
+          (v) => this.#rank1Scale(s, "new", row, v) ?? inverse[s]!.get,
         );
-        emitEncode(fn, tables[s]!, x, codes[s]!.get, randomOf(s));
+        const x = fresh[s]!.map((vector, v) =>
+          fn.let("v128", f32x4.mul(vector.get, inverses[v]!)),
+        );
+        const random = randomOf(s);
+        const floor = constants.floors[s];
+        emitEncode(
+          fn,
+          tables[s]!,
+          x,
+          codes[s]!.get,
+          random && floor
+            ? {
+                ...random,
+                floors: inverses.map((one) =>
+                  fn.let("v128", f32x4.mul(floor.get, f32x4.sqrt(one))),
+                ),
+              }
+            : random,
+          corrections[s],
+        );
       });
       fn.emit(
         parameter.bump(64),
@@ -1071,6 +1107,18 @@ class KernelBuilder {
         scales[s]!.bump(4),
         written[s]!.bump(8),
       );
+      for (const sum of Object.values(corrections[s] ?? {}))
+        fn.emit((sum as Local).set(i32x4.const(0)));
+    };
+    const correct = (s: number) => {
+      const correction = corrections[s];
+      if (!correction) return;
+      // The scale was written when its block began.
+      const at = fn.let("i32", i32.sub(scales[s]!.get, i32.const(4)));
+      const scale = fn.let("v128", v128.load32_splat(at.get));
+      fn.emit(
+        v128.store32_lane(at.get, emitCorrected(fn, scale, correction), 0),
+      );
     };
     const zeros = (s: number, format: QuantizedFormat, elements: number) => {
       const table = tables[s]!;
@@ -1087,9 +1135,10 @@ class KernelBuilder {
         ),
       );
     };
-    this.#blocks(fn, turn, begin, ({ s, format }) =>
-      zeros(s, format, format.blockSize),
-    );
+    this.#blocks(fn, turn, begin, ({ s, format }) => {
+      zeros(s, format, format.blockSize);
+      correct(s);
+    });
     for (const { s, format } of this.#tensor) zeros(s, format, this.#size);
   }
 
@@ -1138,30 +1187,24 @@ class KernelBuilder {
     const fn = this.#module.function(["i32", "i32", "i32"]);
     const [scratch, first] = [fn.parameter(1), fn.parameter(2)];
     const addresses = fn.let("i32", this.#field(fn, task.small));
-    const segment = new Segments(fn, first, i32.const(this.#size));
+    const segment = new Segments(
+      fn,
+      first,
+      i32.const(this.#size),
+      smallestSide(this.#spreads),
+    );
     fn.emit(
       segment.loop(() => {
         const target = fn.let(
           "i32",
           i32.add(scratch.get, i32.shl(segment.done.get, i32.const(2))),
         );
-        for (const { offset, place, shape } of this.#spreads) {
+        for (const { offset, place, shape, side } of this.#spreads) {
           const base = i32.load(addresses.get, 4 * place);
           const at = (index: Code) =>
             i32.add(base, i32.shl(index, i32.const(2)));
-          const moving = shape === "column" || shape === "last";
-          const source = fn.let(
-            "i32",
-            at(
-              shape === "last"
-                ? segment.column.get
-                : shape === "column"
-                  ? segment.columnIndex()
-                  : shape === "row"
-                    ? segment.row.get
-                    : segment.matrix(),
-            ),
-          );
+          const moving = ["column", "last", "tileColumn"].includes(shape);
+          const source = fn.let("i32", at(segment.index(shape, side)));
           const to = fn.let("i32", target.get);
           const end = fn.let(
             "i32",
@@ -1253,6 +1296,11 @@ class KernelBuilder {
           ? splat(record, this.#stateField(s, taskState.key))
           : undefined,
       ),
+      floors: formats.map((format, s) =>
+        format.rounding === "preconditioner"
+          ? splat(record, this.#stateField(s, taskState.floor))
+          : undefined,
+      ),
       single: new Map(
         this.#small.flatMap((node, i) =>
           program.shapes[node] === "one"
@@ -1339,5 +1387,4 @@ function scaleOf(
   };
 }
 
-const isStochastic = (format: Format): boolean =>
-  format.rounding === "stochastic";
+const isStochastic = (format: Format): boolean => format.rounding !== "nearest";

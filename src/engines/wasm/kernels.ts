@@ -87,6 +87,7 @@ export const tablesKey = (format: QuantizedFormat): string =>
     format.signed,
     format.rounding,
     format.keepSign,
+    format.correctScale ? format.blockSize : 0,
   ]);
 
 const formatKey = (format: Format): string =>

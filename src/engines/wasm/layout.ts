@@ -51,6 +51,8 @@ export const taskState = {
   inverse: 12,
   /** Result of the measure kernel: bits of the largest magnitude. */
   largest: 16,
+  /** For rounding the preconditioner: eps in the unit of the state's root, float32. */
+  floor: 20,
 } as const;
 
 export const taskStateBytes = 24;

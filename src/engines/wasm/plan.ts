@@ -1,6 +1,11 @@
 /** Plans a session's memory: what lies where, before the memory is made. */
-import { scaleCount, type Format } from "../../formats/format.ts";
+import {
+  scaleCount,
+  type Format,
+  type QuantizedFormat,
+} from "../../formats/format.ts";
 import { codeBytes } from "../../formats/pack.ts";
+import { twoLists } from "../../formats/rank1.ts";
 import { reductionsOf, type Program } from "../../formula/program.ts";
 import { geometryOf, shapeLength, type Geometry } from "../../formula/small.ts";
 import { stateLength, type EngineOptions, type TensorPlan } from "../engine.ts";
@@ -171,7 +176,6 @@ function placeTensor(
   const own = resident || (!hostParameters && plan.parameter === undefined);
   // Kernels read whole vectors, and so up to 12 bytes past the end.
   const vector = (length: number) => arena.take(4 * length + 16);
-  const rows = geometry.matrices * geometry.rows;
   const perElement = elementPositions(program);
   const small = program.states.flatMap((name, s) =>
     perElement.includes(s) ? [] : [{ name, length: stateLength(plan, s) }],
@@ -188,13 +192,16 @@ function placeTensor(
       ? small.map(({ length }) => region.take(4 * length))
       : [],
     smallAt: arena.take(4 * (kernels.small.length + 4 * kernels.rank1.length)),
-    rank1: kernels.rank1.map((s) => ({
-      s,
-      oldRow: vector(rows),
-      oldLast: vector(geometry.columns),
-      newRow: vector(rows),
-      newLast: vector(geometry.columns),
-    })),
+    rank1: kernels.rank1.map((s) => {
+      const { rows, last } = listsOf(plan, s);
+      return {
+        s,
+        oldRow: vector(rows),
+        oldLast: vector(last),
+        newRow: vector(rows),
+        newLast: vector(last),
+      };
+    }),
     smallValues: new Map(
       kernels.small.map((node) => [
         node,
@@ -214,6 +221,10 @@ function placeTensor(
   };
 }
 
+/** Lengths of the two lists of rank-1 scales of a state, counted among those per element. */
+const listsOf = ({ program, formats, shape }: TensorPlan, s: number) =>
+  twoLists(formats[elementPositions(program)[s]!] as QuantizedFormat, shape);
+
 /** Bytes of a state's codes, or of its float32 or bfloat16 values. */
 export const storageBytes = (format: Format, size: number): number =>
   format.kind === "float"
@@ -223,9 +234,10 @@ export const storageBytes = (format: Format, size: number): number =>
 /** Bytes for the sums by row and by column of a tensor, and for its rank-1 maxima. */
 function bytesOfSums({ plan, geometry, kernels }: Placed): number {
   const { program } = plan;
-  const maxima =
-    kernels.rank1.length *
-    (geometry.matrices * geometry.rows + geometry.columns);
+  const maxima = kernels.rank1.reduce((sum, s) => {
+    const { rows, last } = listsOf(plan, s);
+    return sum + rows + last;
+  }, 0);
   const sums = Array.from({ length: program.passes }, (_, pass) =>
     reductionsOf(program, pass).reduce((sum, node) => {
       const shape = program.shapes[node]!;

@@ -11,6 +11,7 @@ import {
   i32x4,
   i8x16,
   v128,
+  when,
   whileDo,
   type Code,
   type FunctionBuilder,
@@ -30,8 +31,13 @@ export interface Reduction {
   /** What it is taken of. */
   readonly operand: number;
   readonly maximum: boolean;
-  /** `last`: by index of the last axis, through all matrices. */
-  readonly over: "all" | "row" | "column" | "last";
+  /**
+   * `last`: by index of the last axis, through all matrices. `tileRow` and
+   * `tileColumn`: by row and by column of tiles.
+   */
+  readonly over: "all" | "row" | "column" | "last" | "tileRow" | "tileColumn";
+  /** Side of the tiles. */
+  readonly side?: number;
   /** Position in the pass. */
   readonly place: number;
   /** Offset in scratch of the row of its values, when taken by row or column. */
@@ -205,27 +211,23 @@ export class Reducer {
     if (mine.length === 0) return;
     const record = fn.parameter(0).get;
     const addresses = fn.let("i32", i32.load(record, task.accumulators));
-    const segment = new Segments(fn, first, valid.get);
+    const segment = new Segments(fn, first, valid.get, smallestSide(mine));
     fn.emit(
       segment.loop(() => {
         const start = fn.let(
           "i32",
           i32.add(scratch.get, i32.shl(segment.done.get, i32.const(2))),
         );
-        for (const { place, maximum, over, rowAt } of mine) {
-          const index =
-            over === "row"
-              ? segment.row.get
-              : over === "column"
-                ? segment.columnIndex()
-                : segment.column.get;
+        for (const { place, maximum, over, rowAt, side } of mine) {
+          const index = segment.index(over, side);
+          const oneRow = over === "row" || over === "tileRow";
           const target = i32.add(
             i32.load(addresses.get, 4 * place),
             i32.shl(index, i32.const(3)),
           );
           fn.emit(
             fn.call(
-              over === "row"
+              oneRow
                 ? this.#rowFunction(maximum)
                 : this.#columnFunction(maximum),
               i32.add(start.get, i32.const(rowAt)),
@@ -335,6 +337,16 @@ export class Reducer {
   }
 }
 
+/** Where segments must end, beside the ends of rows; undefined: nowhere. */
+export const smallestSide = (
+  list: readonly { readonly side?: number }[],
+): number | undefined =>
+  list.reduce<number | undefined>(
+    (least, { side }) =>
+      side !== undefined && !(side >= (least ?? Infinity)) ? side : least,
+    undefined,
+  );
+
 /** A walk through a run of elements, row by row; the record tells the geometry. */
 export class Segments {
   /** Elements before this segment. */
@@ -349,12 +361,20 @@ export class Segments {
   readonly #columns: Local;
   readonly #rows: Local;
   readonly #count: Local;
+  readonly #side: number | undefined;
 
   /**
    * @param first index in the tensor of the first element.
    * @param count elements in all.
+   * @param side segments end at columns that are multiples of it.
    */
-  constructor(fn: FunctionBuilder, first: Local, count: Code) {
+  constructor(
+    fn: FunctionBuilder,
+    first: Local,
+    count: Code,
+    side: number | undefined,
+  ) {
+    this.#side = side;
     const record = fn.parameter(0).get;
     this.#fn = fn;
     this.#columns = fn.let("i32", i32.load(record, task.columns));
@@ -379,10 +399,43 @@ export class Segments {
     return i32.add(i32.mul(this.matrix(), this.#columns.get), this.column.get);
   }
 
+  /** Where a segment's value, or its first column's, is in a list of this kind. */
+  index(
+    over:
+      "row" | "column" | "matrix" | "last" | "tileRow" | "tileColumn" | "all",
+    side = 1,
+  ): Code {
+    const tile = (index: Local) =>
+      i32.shr_u(index.get, i32.const(Math.log2(side)));
+    switch (over) {
+      case "row":
+        return this.row.get;
+      case "column":
+        return this.columnIndex();
+      case "last":
+        return this.column.get;
+      case "tileRow": {
+        const across = i32.shr_u(
+          i32.add(this.#columns.get, i32.const(side - 1)),
+          i32.const(Math.log2(side)),
+        );
+        return i32.add(i32.mul(this.row.get, across), tile(this.column));
+      }
+      case "tileColumn":
+        return i32.add(
+          i32.mul(tile(this.row), this.#columns.get),
+          this.column.get,
+        );
+      default:
+        return this.matrix();
+    }
+  }
+
   loop(body: () => void): Code {
     const fn = this.#fn;
     const left = i32.sub(this.#count.get, this.done.get);
     const inRow = i32.sub(this.#columns.get, this.column.get);
+    if (this.#side !== undefined) return this.#loopInTiles(body, this.#side);
     return whileDo(
       i32.lt_u(this.done.get, this.#count.get),
       fn.capture(() => {
@@ -394,6 +447,34 @@ export class Segments {
           this.done.set(i32.add(this.done.get, this.length.get)),
           this.row.bump(1),
           this.column.set(i32.const(0)),
+        );
+      }),
+    );
+  }
+
+  #loopInTiles(body: () => void, side: number): Code {
+    const fn = this.#fn;
+    const { length, column, done } = this;
+    const left = i32.sub(this.#count.get, done.get);
+    const inRow = i32.sub(this.#columns.get, column.get);
+    const inTile = i32.sub(
+      i32.const(side),
+      i32.and(column.get, i32.const(side - 1)),
+    );
+    const least = (other: Code) =>
+      length.set(i32.select(length.get, other, i32.lt_u(length.get, other)));
+    return whileDo(
+      i32.lt_u(done.get, this.#count.get),
+      fn.capture(() => {
+        fn.emit(length.set(inTile), least(inRow), least(left));
+        body();
+        fn.emit(
+          done.set(i32.add(done.get, length.get)),
+          column.set(i32.add(column.get, length.get)),
+          when(i32.ge_u(column.get, this.#columns.get), [
+            ...this.row.bump(1),
+            ...column.set(i32.const(0)),
+          ]),
         );
       }),
     );

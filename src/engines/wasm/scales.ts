@@ -1,10 +1,7 @@
 /** New scales that must be known before the update: one a tensor, and rank-1. */
+import { scaleCount, type QuantizedFormat } from "../../formats/format.ts";
 import { inverseScale, storedScale } from "../../formats/quantize.ts";
-import {
-  leadingScales,
-  leadingSpread,
-  rank1Count,
-} from "../../formats/rank1.ts";
+import { leadingScales, leadingSpread, twoLists } from "../../formats/rank1.ts";
 import { task, taskState, taskStateBytes } from "./layout.ts";
 import { Measured } from "./measured.ts";
 import type { Heap } from "./memory.ts";
@@ -37,9 +34,11 @@ export class Scales {
       if (pieces.length === 0) continue;
       const { plan, states, rank1 } = this.#plan.placed[pieces[0]!.tensor]!;
       for (const { s, oldRow, oldLast } of rank1) {
+        const format = states[s]!.format as QuantizedFormat;
         const at = (statesAt + states[s]!.scales) / 4;
-        const scales = floats.slice(at, at + rank1Count(plan.shape));
-        this.#writeRank1(plan.shape, scales, oldRow, oldLast);
+        const count = scaleCount(format, plan.size, plan.shape);
+        const scales = floats.slice(at, at + count);
+        this.#writeRank1(format, plan.shape, scales, oldRow, oldLast);
       }
     }
   }
@@ -88,7 +87,7 @@ export class Scales {
     const { placed, sums } = this.#plan;
     const { doubles, words } = this.#heap;
     const { tensor } = pieces[0]!;
-    const { plan, geometry, kernels, rank1 } = placed[tensor]!;
+    const { plan, kernels, rank1, states } = placed[tensor]!;
     let at = sums.at;
     const take = (place: number, length: number) => {
       words[sums.table / 4 + place] = at;
@@ -96,10 +95,11 @@ export class Scales {
       at += 8 * length;
       return view;
     };
-    const views = rank1.map((_, i) => ({
-      rows: take(2 * i, geometry.matrices * geometry.rows),
-      last: take(2 * i + 1, geometry.columns),
-    }));
+    const formats = rank1.map(({ s }) => states[s]!.format as QuantizedFormat);
+    const views = formats.map((format, i) => {
+      const { rows, last } = twoLists(format, plan.shape);
+      return { rows: take(2 * i, rows), last: take(2 * i + 1, last) };
+    });
     this.#tasks.run(
       kernels.measure!,
       pieces,
@@ -108,24 +108,40 @@ export class Scales {
     );
     rank1.forEach(({ s, newRow, newLast }, i) => {
       const { rows, last } = views[i]!;
-      const scales = Float32Array.of(
-        ...leadingScales(Float32Array.from(rows), plan.shape),
-        ...last,
-      ).map(storedScale);
+      const format = formats[i]!;
+      const leading =
+        format.scale === "tile"
+          ? rows
+          : leadingScales(Float32Array.from(rows), plan.shape);
+      const scales = new Float32Array(leading.length + last.length);
+      scales.set(leading);
+      scales.set(last, leading.length);
+      scales.set(scales.map(storedScale));
       measured.setRank1(tensor, s, scales);
-      this.#writeRank1(plan.shape, scales, newRow, newLast, inverseScale);
+      this.#writeRank1(
+        format,
+        plan.shape,
+        scales,
+        newRow,
+        newLast,
+        inverseScale,
+      );
     });
   }
 
   #writeRank1(
+    format: QuantizedFormat,
     shape: readonly number[],
     scales: Float32Array,
     rowAt: number,
     lastAt: number,
     as: (scale: number) => number = (scale) => scale,
   ): void {
-    const leading = scales.length - shape.at(-1)!;
-    const rows = leadingSpread(scales.subarray(0, leading), shape);
+    const leading = scales.length - twoLists(format, shape).last;
+    const rows =
+      format.scale === "tile"
+        ? scales.slice(0, leading)
+        : leadingSpread(scales.subarray(0, leading), shape);
     this.#heap.floats.set(rows.map(as), rowAt / 4);
     this.#heap.floats.set(scales.subarray(leading).map(as), lastAt / 4);
   }

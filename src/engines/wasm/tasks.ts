@@ -170,7 +170,7 @@ export class Tasks {
     const { placed, slots, uniforms, sums } = this.#plan;
     const { states, geometry, smallAt } = placed[tensor]!;
     const { factor, statesAt, tensors } = this.#step;
-    const { gradient, keys } = tensors[tensor]!;
+    const { gradient, keys, floors } = tensors[tensor]!;
     const { floats, words, view } = this.#heap;
     const staged = slot === undefined ? undefined : slots[slot]!;
     const own = this.#parameterAt(tensor);
@@ -220,6 +220,7 @@ export class Tasks {
         measured.scale(tensor, s),
       );
       words[at + taskState.largest / 4] = 0;
+      floats[at + taskState.floor / 4] = floors?.[keyOf[s]!] ?? 0;
     });
   }
 

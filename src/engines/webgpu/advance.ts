@@ -11,6 +11,7 @@ import {
 import { codeWords, lanesPerBlock, perQuad } from "./parts.ts";
 import { reportWords } from "./report.ts";
 import { isRank1 } from "./small.ts";
+import { leastScales } from "./tiles.ts";
 
 /**
  * Elements left out. The main without barriers comes by twice and counts when
@@ -134,7 +135,7 @@ function loadCodes(shape: KernelShape, state: QuantizedState): string {
         shape,
         (k) =>
           `  let cells_${name}${k} = find_cells(at * ${shape.quads}u + ${k}u);
-  let scale_${name}${k} = min(small_row(here.${name}_lead, cells_${name}${k}.row, cells_${name}${k}), small_column(here.${name}_last, cells_${name}${k}.column, cells_${name}${k}));`,
+  let scale_${name}${k} = ${leastScales(format, `here.${name}_lead`, `here.${name}_last`, `cells_${name}${k}`)};`,
       ),
     ].join("\n");
   const scale =

@@ -28,16 +28,21 @@ fn value(i: u32) -> f32 { return bitcast<f32>(${near}[i]); }`;
 /** Four codes from bits and back, for one state. */
 export function codeFunctions(state: QuantizedState): string {
   const { name, width, table, tableAt, valuesAt, gapsAt } = state;
+  const { marksAt, nextMarksAt } = state;
   if (isSteps(state.format))
     return stepFunctions(name, state.format.bits, width);
   const mask = 2 ** width - 1;
   const each = (part: (i: number) => string) => [0, 1, 2, 3].map(part);
   const code = (i: number) =>
     i === 0 ? `bits & ${mask}u` : `(bits >> ${i * width}u) & ${mask}u`;
-  const drawn = `
+  const look = (at: number | undefined) =>
+    `vec4f(${each((i) => `value(${at}u + code[${i}])`).join(", ")})`;
+  const root = `
+  let root = sqrt(max(x, vec4f(0.0)));`;
+  const drawn = `${nextMarksAt === undefined ? "" : root}
   // Up with a probability by the distance from the entry below.
-  let above = (x - vec4f(${each((i) => `value(${valuesAt}u + code[${i}])`).join(", ")}))
-    * vec4f(${each((i) => `value(${gapsAt}u + code[${i}])`).join(", ")});
+  let above = (${nextMarksAt === undefined ? "x" : "root"} - ${look(marksAt)})
+    * ${look(gapsAt)}${nextMarksAt === undefined ? "" : `\n    * ((${look(nextMarksAt)} + floor_e) / max(root + floor_e, vec4f(0x1p-126f)))`};
   let chance = vec4f(random_bits(here.${name}_key, index) >> vec4u(8u)) * 0x1p-24f;
   code += select(vec4u(0u), vec4u(1u), chance < above);`;
   return `
@@ -45,7 +50,7 @@ fn decode_${name}(bits: u32) -> vec4f {
   return vec4f(${each((i) => `value(${valuesAt}u + (${code(i)}))`).join(", ")});
 }
 ${encodeFunction(`encode_one_${name}`, table, tableAt)}
-fn encode_${name}(x: vec4f, index: u32) -> u32 {
+fn encode_${name}(x: vec4f, index: u32${nextMarksAt === undefined ? "" : ", floor_e: vec4f"}) -> u32 {
   var code = vec4u(${each((i) => `encode_one_${name}(x[${i}])`).join(", ")});${gapsAt === undefined ? "" : drawn}
   return ${each((i) => (i === 0 ? "code.x" : `(code[${i}] << ${i * width}u)`)).join(" | ")};
 }`;

@@ -3,11 +3,11 @@
  * reduces a strided array. And the least scale of all axes but the last, by
  * row, for rank-1 scales of more than two axes.
  */
-import type { Format } from "../../formats/format.ts";
+import type { Format, QuantizedFormat } from "../../formats/format.ts";
 import type { TensorPlan } from "../engine.ts";
 import { geometryOf, shapeLength } from "../../formula/small.ts";
 import { lowest } from "./reduce.ts";
-import { takesOf, type SmallPlaces } from "./small.ts";
+import { takesOf, type SmallPlaces, type Tiling } from "./small.ts";
 
 /** Result o is over k < count of `at + index(o, k)`, see {@link combineCode}. */
 export interface Task {
@@ -265,9 +265,19 @@ export function tasksOf(
       );
       return;
     }
-    const { rowMaxima, last, scales, toNew, lead } = places.rank1.get(
-      of.state,
-    )!;
+    const own = places.rank1.get(of.state)!;
+    const { rowMaxima, last, scales, toNew, lead } = own;
+    const { scale: kind, blockSize: side } = formats[
+      of.state
+    ] as QuantizedFormat;
+    if (kind === "tile") {
+      first.push(
+        ...(over === "row"
+          ? [tileRows(common, tiling, side, rowMaxima)]
+          : tileColumns(common, tiling, side, last + toNew)),
+      );
+      return;
+    }
     if (over === "column") {
       const count = matrices * perColumn;
       first.push({
@@ -317,4 +327,59 @@ export function tasksOf(
     });
   });
   return { first, leading, spreads };
+}
+
+type Common = Pick<
+  Task,
+  "how" | "at" | "scale" | "divisor" | "runStride" | "group" | "groupStride"
+>;
+
+/** The scales of the rows of tiles, from those of a pass's narrower ones. */
+function tileRows(
+  common: Common,
+  { rows, columns, columnTiles, wide, laneBits, parts }: Tiling,
+  side: number,
+  to: number,
+): Task {
+  const across = Math.ceil(columns / side);
+  const count = (side / (2 ** laneBits * (wide ? 4 : 1))) * parts;
+  return {
+    ...common,
+    to,
+    outputs: rows * across,
+    group: across,
+    groupStride: columnTiles * parts,
+    stride: count,
+    count,
+    run: count,
+    innerStride: 1,
+  };
+}
+
+/** The scales of the columns of tiles, from strips; the last tiles may have fewer. */
+function tileColumns(
+  common: Common,
+  { rows, columns, strips, stripRows, parts }: Tiling,
+  side: number,
+  to: number,
+): Task[] {
+  const perTile = (side / stripRows) * parts;
+  const full = Math.floor(rows / side);
+  const task = (tile: number, tiles: number, count: number): Task => ({
+    ...common,
+    at: common.at + tile * perTile * columns,
+    to: to + tile * columns,
+    outputs: tiles * columns,
+    group: columns,
+    groupStride: perTile * columns,
+    stride: 1,
+    count,
+    run: count,
+    innerStride: columns,
+  });
+  const rest = strips * parts - full * perTile;
+  return [
+    ...(full > 0 ? [task(0, full, perTile)] : []),
+    ...(rest > 0 ? [task(full, 1, rest)] : []),
+  ];
 }

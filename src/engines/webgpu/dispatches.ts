@@ -6,6 +6,7 @@ import { mix } from "../../formats/random.ts";
 import type { StepInput } from "../engine.ts";
 import { alignment, alignUp } from "./buffers.ts";
 import {
+  floorField,
   isStochasticHalf,
   jobHeader,
   tileElements,
@@ -208,7 +209,7 @@ export class Dispatches {
       const u0 = at("u0");
       batch.segments.forEach(({ piece }, i) => {
         const base = (job + jobHeader) / 4 + i * fields.length;
-        const { uniforms, keys } = tensors[piece.tensor]!;
+        const { uniforms, keys, floors } = tensors[piece.tensor]!;
         if (uniforms.length > 0) floats.set(uniforms, base + u0);
         if (spec.parameterRounding === "stochastic")
           words[base + at("p_key")] = mix((keys[0] ?? 0) ^ 0x9e3779b9);
@@ -216,9 +217,11 @@ export class Dispatches {
           if (isStochasticHalf(format))
             words[base + at(`${name}_key`)] = keys[index]!;
         const turn = turns[piece.tensor]!;
-        for (const { name, index, gapsAt } of quantized) {
+        for (const { name, index, gapsAt, nextMarksAt } of quantized) {
           if (gapsAt !== undefined)
             words[base + at(`${name}_key`)] = keys[index]!;
+          if (nextMarksAt !== undefined)
+            floats[base + at(floorField(name))] = floors?.[index] ?? 0;
           const peak = this.#memory.tensors[piece.tensor]!.peaks[index];
           if (peak === undefined) continue;
           words[base + at(`${name}_peak`)] = peak + turn;

@@ -8,7 +8,13 @@
 import { advanceFunction } from "./advance.ts";
 import { cellFunctions } from "./cells.ts";
 import { codeFunctions, halfFunctions, tableFunctions } from "./codes.ts";
-import { kernelShape, type KernelShape, type KernelSpec } from "./kernel.ts";
+import { correctionFunctions } from "./correct.ts";
+import {
+  floorField,
+  kernelShape,
+  type KernelShape,
+  type KernelSpec,
+} from "./kernel.ts";
 import { measureMain, soloMain, updateMain } from "./mains.ts";
 import { loadFunctions, smallBinding, storeFunctions } from "./operands.ts";
 import { passCode } from "./reduce.ts";
@@ -47,6 +53,7 @@ function generate(spec: KernelSpec): string {
     helpers,
     tableFunctions(shape),
     ...shape.quantized.map(codeFunctions),
+    ...(spec.mode === "update" ? shape.quantized.map(correctionFunctions) : []),
     ...shape.halves.map(halfFunctions),
     loadFunctions(shape),
     storeFunctions(shape),
@@ -57,7 +64,9 @@ function generate(spec: KernelSpec): string {
 }
 
 function jobDeclaration({ spec, fields }: KernelShape): string {
-  const isFloat = (field: string) => /^u\d+$/.test(field);
+  const floors = spec.program.states.map(floorField);
+  const isFloat = (field: string) =>
+    /^u\d+$/.test(field) || floors.includes(field);
   return `
 struct Segment {
 ${fields.map((field) => `  ${field}: ${isFloat(field) ? "f32" : "u32"},`).join("\n")}

@@ -63,8 +63,11 @@ export interface QuantizedState extends StateSpec {
   /** First word of the encode table, and of the codebook, in the tables. */
   readonly tableAt: number;
   readonly valuesAt: number;
-  /** First word of 1 / gap, for stochastic rounding. */
+  /** For stochastic rounding, first words of what it measures between, and of 1 / gap. */
+  readonly marksAt: number;
   readonly gapsAt: number | undefined;
+  /** For rounding the preconditioner. */
+  readonly nextMarksAt: number | undefined;
   readonly zeroCode: number;
   /** Whether 0 is coded as it is in a group of zeros, stochastic rounding included. */
   readonly zeroIsZero: boolean;
@@ -135,7 +138,7 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     );
     const tableAt = words.length;
     words.push(...tableWords(table));
-    const stochastic = format.rounding === "stochastic";
+    const stochastic = format.rounding !== "nearest";
     const blocksPerTile =
       format.scale === "block"
         ? (workgroup * 4 * quads * run) / format.blockSize
@@ -151,7 +154,9 @@ export function kernelShape(spec: KernelSpec): KernelShape {
         tableAt,
         // Set below, behind all encode tables.
         valuesAt: 0,
+        marksAt: 0,
         gapsAt: stochastic ? 0 : undefined,
+        nextMarksAt: format.rounding === "preconditioner" ? 0 : undefined,
         zeroCode: coder.zero,
         zeroIsZero: encodeWith(coder.limits, 0) === coder.zero,
         peaksAt,
@@ -160,7 +165,7 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     ];
   });
   quantized = quantized.map((state) => {
-    const { format, width, gapsAt } = state;
+    const { format, width, gapsAt, nextMarksAt } = state;
     // Every code that a word may hold decodes to something.
     const append = (values: Float32Array) => {
       const floats = Float32Array.from(
@@ -169,13 +174,14 @@ export function kernelShape(spec: KernelSpec): KernelShape {
       );
       return words.push(...new Int32Array(floats.buffer)) - 2 ** width;
     };
+    const { marks, inverseGaps, nextMarks } = makeCoder(format);
+    const valuesAt = append(format.values);
     return {
       ...state,
-      valuesAt: append(format.values),
-      gapsAt:
-        gapsAt === undefined
-          ? undefined
-          : append(makeCoder(format).inverseGaps),
+      valuesAt,
+      gapsAt: gapsAt === undefined ? undefined : append(inverseGaps),
+      marksAt: marks === format.values ? valuesAt : append(marks),
+      nextMarksAt: nextMarksAt === undefined ? undefined : append(nextMarks),
     };
   });
   return {
@@ -203,11 +209,12 @@ function segmentFields(
   const fields = ["first_span", "spans", "length", "index"];
   fields.push("p_slot", "g_slot", "p_at", "g_at");
   for (const { name } of states) fields.push(`${name}_at`);
-  for (const { name, format, gapsAt } of quantized) {
+  for (const { name, format, gapsAt, nextMarksAt } of quantized) {
     if (format.scale === "block") fields.push(`${name}_scales`);
     else if (isRank1(format)) fields.push(...rank1Fields(name));
     else fields.push(`${name}_peak`, `${name}_next`, `${name}_spare`);
     if (gapsAt !== undefined) fields.push(`${name}_key`);
+    if (nextMarksAt !== undefined) fields.push(floorField(name));
   }
   for (const { name, format } of states)
     if (isStochasticHalf(format)) fields.push(`${name}_key`);
@@ -235,6 +242,9 @@ export const rank1Fields = (name: string): string[] => [
   `${name}_next_lead`,
   `${name}_next_last`,
 ];
+
+/** Eps in the unit of a state's root; a float32. */
+export const floorField = (name: string): string => `${name}_floor`;
 
 export const isStochasticHalf = (format: Format): boolean =>
   format.bits === 16 && format.rounding === "stochastic";

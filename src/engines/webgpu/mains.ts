@@ -1,4 +1,5 @@
 /** The entry points of a kernel: which invocation takes what, and where workgroups meet. */
+import { isCorrected } from "./correct.ts";
 import type { KernelShape, QuantizedState } from "./kernel.ts";
 import {
   hasPeak,
@@ -15,8 +16,15 @@ export function updateMain(shape: KernelShape): string {
   const { workgroup } = shape.spec;
   const { quantized, peaks } = shape;
   const blocks = quantized.filter(isBlock);
+  const corrected = blocks.filter(isCorrected);
+  // Of each block two, in three sets like the peaks.
+  const sums = (state: QuantizedState, set: string) =>
+    [0, 1].map(
+      (i) => `sums[2u * (${set} + ${peakIndex(shape, state)}) + ${i}u]`,
+    );
   return `
 ${peaks > 0 ? `var<workgroup> peaks: array<atomic<u32>, ${3 * peaks}>;` : ""}
+${corrected.length > 0 ? `var<workgroup> sums: array<atomic<i32>, ${6 * peaks}>;` : ""}
 @compute @workgroup_size(${workgroup})
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -51,10 +59,12 @@ ${
     // set of the tile after next is read by nobody now.
     turn += ${peaks}u;
     if (invocation < ${peaks}u) { atomicStore(&peaks[(turn + ${peaks}u) % ${3 * peaks}u + invocation], 0u); }
+${corrected.length > 0 ? `    if (invocation < ${2 * peaks}u) { atomicStore(&sums[2u * ((turn + ${peaks}u) % ${3 * peaks}u) + invocation], 0i); }` : ""}
     let current = turn - ${peaks}u;
     turn %= ${3 * peaks}u;`
     : ""
 }
+${corrected.map(({ name }) => `    sums_${name} = vec2i();`).join("\n")}
     if (live) {
 ${quantized
   .filter(hasPeak)
@@ -67,8 +77,32 @@ ${quantized
         .filter(hasPeak)
         .map(({ name }) => `, peak_${name}`)
         .join("")});
-${blocks.map((state) => `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at, peak_${state.name}); }`).join("\n")}
+${blocks
+  .map((state) =>
+    isCorrected(state)
+      ? sums(state, "current")
+          .map(
+            (sum, i) => `      atomicAdd(&${sum}, sums_${state.name}[${i}]);`,
+          )
+          .join("\n")
+      : `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at, peak_${state.name}); }`,
+  )
+  .join("\n")}
     }
+${
+  corrected.length > 0
+    ? `    workgroupBarrier();
+    if (live) {
+${corrected
+  .map((state) => {
+    const [squares, products] = sums(state, "current");
+    const peak = `atomicLoad(&peaks[current + ${peakIndex(shape, state)}])`;
+    return `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at, corrected_${state.name}(${peak}, vec2i(atomicLoad(&${squares}), atomicLoad(&${products})))); }`;
+  })
+  .join("\n")}
+    }`
+    : ""
+}
   }
 ${rotateScales(shape)}
 }`;
@@ -104,6 +138,10 @@ fn main(
     let end = min(words(own), first + ${run}u);
     if (first >= end || skipped) { break; }
 ${blocks.map((state) => `    var peaks_${state.name}: array<u32, ${inRun(state)}>;`).join("\n")}
+${blocks
+  .filter(isCorrected)
+  .map((state) => `    var all_${state.name}: array<vec2i, ${inRun(state)}>;`)
+  .join("\n")}
 ${
   blocks.length > 0
     ? `    for (var k = 0u; first + k < end; k += 1u) {
@@ -116,6 +154,10 @@ ${blocks.map((state) => `      peaks_${state.name}[${block(state)}] = max(peaks_
       let at = first + k;
       let lane = advance(at);
       store_parameter(at, lane);
+${blocks
+  .filter(isCorrected)
+  .map(({ name }) => `      sums_${name} = vec2i();`)
+  .join("\n")}
       store_states(at, lane${quantized
         .filter(hasPeak)
         .map((state) =>
@@ -124,8 +166,23 @@ ${blocks.map((state) => `      peaks_${state.name}[${block(state)}] = max(peaks_
             : `, ${tensorPeak(state)}`,
         )
         .join("")});
+${blocks
+  .filter(isCorrected)
+  .map(
+    (state) =>
+      `      all_${state.name}[${block(state)}] += sums_${state.name};`,
+  )
+  .join("\n")}
     }
-${blocks.map((state) => `    for (var k = 0u; first + k < end; k += ${state.format.blockSize / (4 * quads)}u) { store_scale_${state.name}(first + k, peaks_${state.name}[${block(state)}]); }`).join("\n")}
+${blocks
+  .map((state) => {
+    const peak = `peaks_${state.name}[${block(state)}]`;
+    const scale = isCorrected(state)
+      ? `corrected_${state.name}(${peak}, all_${state.name}[${block(state)}])`
+      : peak;
+    return `    for (var k = 0u; first + k < end; k += ${state.format.blockSize / (4 * quads)}u) { store_scale_${state.name}(first + k, ${scale}); }`;
+  })
+  .join("\n")}
   }
 ${rotateScales(shape)}
 }`;

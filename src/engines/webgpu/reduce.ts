@@ -19,6 +19,7 @@ import {
   wantedNodes,
   type Take,
 } from "./small.ts";
+import { lastIndex, leadIndex } from "./tiles.ts";
 
 /** The least number: a maximum of nothing so far. */
 export const lowest = "-0x1.fffffep+127f";
@@ -218,7 +219,7 @@ function loadStateOne(shape: KernelShape, { name, index, format }: StateSpec) {
   const each = 32 / width;
   const code = `((codes[${at} + i / ${each}u] >> (${width}u * (i % ${each}u))) & ${2 ** width - 1}u)`;
   const scale = isRank1(own)
-    ? `min(smalls[here.${name}_lead + row], smalls[here.${name}_last + column])`
+    ? `min(smalls[here.${name}_lead + ${leadIndex(own, "row", "column")}], smalls[here.${name}_last + ${lastIndex(own, "row", "column")}])`
     : own.scale === "block"
       ? `bitcast<f32>(codes[here.${name}_scales + i / ${own.blockSize}u])`
       : `bitcast<f32>(report[here.${name}_peak])`;
@@ -286,7 +287,7 @@ function wideTakeFunction(shape: KernelShape, takes: readonly Take[]): string {
     const each = 8 / width;
     const bits = `(codes[${at} + quad / ${each}u] >> (${4 * width}u * (quad % ${each}u)))`;
     const scale = isRank1(own)
-      ? `min(vec4f(smalls[here.${name}_lead + row]), four(here.${name}_last + 4u * column))`
+      ? `min(vec4f(smalls[here.${name}_lead + ${leadIndex(own, "row", "4u * column")}]), four(here.${name}_last + ${lastIndex(own, "row", "4u * column")}))`
       : own.scale === "block"
         ? `bitcast<f32>(codes[here.${name}_scales + quad / ${own.blockSize / 4}u])`
         : `bitcast<f32>(report[here.${name}_peak])`;

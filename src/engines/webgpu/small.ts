@@ -11,8 +11,9 @@
  * rows than that: then it is as many as the results themselves. All passes share
  * the room.
  */
-import type { Format } from "../../formats/format.ts";
-import { rank1Count } from "../../formats/rank1.ts";
+import type { Format, QuantizedFormat } from "../../formats/format.ts";
+import { isRankOne } from "../../formats/quantize.ts";
+import { rank1Count, tileCount, tileRowCount } from "../../formats/rank1.ts";
 import {
   reducedNode,
   reductionsOf,
@@ -36,8 +37,19 @@ export interface Take {
 /** The bits of the least number: a maximum of nothing so far. */
 export const lowestBits = 0xff7fffff;
 
+/** Whether a state has rank-1 scales, of the tensor or inside tiles. */
 export const isRank1 = (format: Format): boolean =>
-  format.kind === "quantized" && format.scale === "rank1";
+  format.kind === "quantized" && isRankOne(format);
+
+/** Sides of the tiles of a tensor's states, the least first. */
+export const tileSides = (formats: readonly Format[]): number[] =>
+  formats
+    .flatMap((format) =>
+      format.kind === "quantized" && format.scale === "tile"
+        ? [format.blockSize]
+        : [],
+    )
+    .sort((a, b) => a - b);
 
 /** Nodes that an update computes: new states per element, and what is watched. */
 export function stateNodes(program: Program): number[] {
@@ -132,6 +144,15 @@ export function tilingOf(
     3,
     Math.min(Math.log2(workgroup), Math.ceil(Math.log2(across))),
   );
+  const sides = tileSides(plan.formats);
+  if (sides.length > 0)
+    return tilesInTiles(
+      { matrices, rows, columns },
+      sides,
+      wide,
+      laneBits,
+      parts,
+    );
   const columnTiles = Math.ceil(across / 2 ** laneBits);
   // The rows that a workgroup takes at a time, eight deep at most.
   const step = 8 * (workgroup / 2 ** laneBits);
@@ -150,6 +171,32 @@ export function tilingOf(
   };
 }
 
+/**
+ * Where scales have tiles of their own, each of those is so many whole tiles of
+ * a pass across, some of them perhaps beyond the last column, and so many strips
+ * down: its scales are maxima of what those leave.
+ */
+function tilesInTiles(
+  geometry: Geometry,
+  sides: readonly number[],
+  wide: boolean,
+  laneBits: number,
+  parts: number,
+): Tiling {
+  const [least, most] = [sides[0]!, sides.at(-1)!];
+  const lanes = Math.min(laneBits, Math.log2(wide ? least / 4 : least));
+  const width = 2 ** lanes * (wide ? 4 : 1);
+  return {
+    ...geometry,
+    laneBits: lanes,
+    columnTiles: Math.ceil(geometry.columns / most) * (most / width),
+    stripRows: least,
+    strips: Math.ceil(geometry.rows / least),
+    parts,
+    wide,
+  };
+}
+
 function tilingGeometry(
   {
     program,
@@ -159,7 +206,13 @@ function tilingGeometry(
   }: Pick<TensorPlan, "program" | "formats" | "shape" | "size">,
   all: number,
 ): Geometry {
-  if (program.needsMatrix) return geometryOf(shape);
+  if (program.needsMatrix) {
+    if (shape.length > 2 && tileSides(formats).length > 0)
+      throw new RangeError(
+        `webgpu: scales in tiles do not go with ${program.owner}, which speaks of rows and columns, for a tensor of shape [${shape.join(", ")}]; reshape it to two axes or use scale: "block"`,
+      );
+    return geometryOf(shape);
+  }
   // Rank-1 scales know rows and one last axis; sums of everything know nothing.
   const columns = formats.some(isRank1) ? shape.at(-1)! : all;
   return { matrices: 1, rows: Math.ceil(size / columns), columns };
@@ -229,16 +282,20 @@ export function placeSmall(
   const rank1 = new Map<number, Rank1Places>();
   formats.forEach((format, s) => {
     if (!isRank1(format)) return;
-    const count = rank1Count(shape);
+    const { scale, blockSize } = format as QuantizedFormat;
+    const tiled = scale === "tile";
+    const count = tiled ? tileCount(shape, blockSize) : rank1Count(shape);
     const rows = geometry.matrices * geometry.rows;
-    const flat = shape.length === 2;
+    const flat = tiled || shape.length === 2;
     const length = 4 * Math.ceil((count + (flat ? 0 : rows)) / 4);
     const scales = take(2 * length);
     rank1.set(s, {
       scales,
       count,
       lead: flat ? scales : scales + count,
-      last: scales + count - geometry.columns,
+      last:
+        scales +
+        (tiled ? tileRowCount(shape, blockSize) : count - geometry.columns),
       toNew: length,
       length,
       rowMaxima: flat ? scales + length : take(rows),

@@ -1,5 +1,6 @@
 /** The states' new form: scales, codes, words. */
-import type { KernelShape, QuantizedState } from "./kernel.ts";
+import { isCorrected } from "./correct.ts";
+import { floorField, type KernelShape, type QuantizedState } from "./kernel.ts";
 import {
   codeWords,
   hasPeak,
@@ -8,6 +9,7 @@ import {
   perQuad,
 } from "./parts.ts";
 import { isRank1 } from "./small.ts";
+import { leastScales } from "./tiles.ts";
 
 /** Every element has a scale of its own, that of a number by which nothing is divided being 0. */
 function storeByRank1(
@@ -17,17 +19,29 @@ function storeByRank1(
 ): string {
   const { name } = state;
   const count = codeWords(shape, state);
+  // 1 / scale must not be subnormal: it would count as 0.
   return `
 ${perQuad(
   shape,
   (k) => `  let next_${name}${k} = find_cells(at * ${shape.quads}u + ${k}u);
-  let scale_${name}${k} = min(small_row(here.${name}_next_lead, next_${name}${k}.row, next_${name}${k}), small_column(here.${name}_next_last, next_${name}${k}.column, next_${name}${k}));
-  // 1 / scale must not be subnormal: it would count as 0.
+  let scale_${name}${k} = ${leastScales(state.format, `here.${name}_next_lead`, `here.${name}_next_last`, `next_${name}${k}`)};
   let down_${name}${k} = select(vec4f(1.0), vec4f(0x1p-32f), scale_${name}${k} >= vec4f(0x1p125f));
   let inverse_${name}${k} = select(vec4f(0.0), vec4f(1.0) / (scale_${name}${k} * down_${name}${k}), scale_${name}${k} > vec4f(0.0));
   let x_${name}${k} = (lane.${name}${k} * down_${name}${k}) * inverse_${name}${k};`,
 ).join("\n")}
 ${Array.from({ length: count }, (_, i) => `  codes[here.${name}_at + at * ${count}u + ${i}u] = ${word(i)};`).join("\n")}`;
+}
+
+/** The floor of the preconditioner over the root of the new scale. */
+function floorArgument(
+  { name, format, nextMarksAt }: QuantizedState,
+  k: number,
+): string {
+  if (nextMarksAt === undefined) return "";
+  const scale = isRank1(format)
+    ? `scale_${name}${k}`
+    : `vec4f(bitcast<f32>(peak_${name}))`;
+  return `, here.${floorField(name)} * inverseSqrt(max(${scale}, vec4f(0x1p-126f)))`;
 }
 
 /** The states' new form; scales are stored apart, when nobody reads the old ones. */
@@ -46,15 +60,16 @@ export function storeStates(shape: KernelShape): string {
           const outside = shape.spec.aligned
             ? ""
             : ` & inside_bits_${name}(at * ${shape.quads}u + ${k}u)`;
-          const code = `encode_${name}(x_${name}${k}, 4u * (at * ${shape.quads}u + ${k}u) + here.index)${outside}`;
+          const encode = isCorrected(state) ? "encode_and_add" : "encode";
+          const code = `${encode}_${name}(x_${name}${k}, 4u * (at * ${shape.quads}u + ${k}u) + here.index${floorArgument(state, k)})${outside}`;
           return shift ? `((${code}) << ${shift}u)` : `(${code})`;
         })
         .join(" | ");
     if (isRank1(state.format)) return storeByRank1(shape, state, word);
+    // One division and one test in the common case. The rest: a scale whose
+    // inverse would be subnormal and count as 0; and below the smallest normal
+    // number, or not finite, a group of zeros.
     return `
-  // One division and one test in the common case. The rest: a scale whose
-  // inverse would be subnormal and count as 0; and below the smallest normal
-  // number, or not finite, a group of zeros.
   let inverse_${name} = 1.0 / bitcast<f32>(peak_${name});
 ${perQuad(shape, (k) => `  var x_${name}${k} = lane.${name}${k} * inverse_${name};`).join("\n")}
 ${zeroIsZero ? "" : `  let valid_${name} = peak_${name} >= 0x00800000u && peak_${name} < 0x7f800000u;`}
