@@ -31,11 +31,12 @@ export function formatData(
   codebooks: Float32Array<ArrayBuffer>[],
 ): Record<string, unknown> {
   if (format.kind === "float") return { ...format };
-  const { values, ...rest } = format;
+  const { values, correctScale, ...rest } = format;
   let place = codebooks.findIndex((one) => sameBits(one, values));
   if (place < 0) place = codebooks.push(values) - 1;
   return {
     ...rest,
+    ...(correctScale ? { correctScale } : {}),
     values: place,
     codeBits: storedBits(format.bits),
     packing: PACKING,
@@ -98,13 +99,19 @@ function checkFloat(rest: Record<string, unknown>): Format {
   return format.bits === 32 ? float32 : format;
 }
 
+/** Younger than the first files, and only written when set: absent means false. */
+const younger = ["correctScale"];
+
 /** Nothing is left to a default, which might change. */
 function checkComplete(
   given: Record<string, unknown>,
   format: Format & { kind: "quantized" },
 ): void {
   for (const key of Object.keys(format))
-    if (!["kind", "values", "codebook"].includes(key) && !(key in given))
+    if (
+      !["kind", "values", "codebook", ...younger].includes(key) &&
+      !(key in given)
+    )
       throw new TypeError(`it does not say its ${key}`);
 }
 
@@ -130,7 +137,7 @@ export function sameBits(a: Float32Array, b: Float32Array): boolean {
 }
 
 /** What decides how values are coded from now on, not what stored codes mean. */
-const codingOnly = ["rounding", "keepSign", "codebook"];
+const codingOnly = ["rounding", "keepSign", "correctScale", "codebook"];
 
 /**
  * Whether what is stored in one format can be taken over as it is by another:
@@ -153,8 +160,8 @@ function meaning(format: Format): Record<string, unknown> {
     ([key]) => !codingOnly.includes(key),
   );
   const all: Record<string, unknown> = Object.fromEntries(entries);
-  // Without blocks their size means nothing.
-  if (format.kind === "quantized" && format.scale !== "block")
+  // Without blocks or tiles their size means nothing.
+  if (format.kind === "quantized" && !/block|tile/.test(format.scale))
     delete all.blockSize;
   return all;
 }
