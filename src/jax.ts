@@ -1,4 +1,21 @@
-/** lowbit/jax: the stable embedding layer for jax-js. */
+/** lowbit/jax: optimizers for jax-js in the form of optax, and the stable embedding layer. */
+export * from "./hosts/jax/named.ts";
+export { optimizersFor, type JaxOptimizers } from "./hosts/jax/optimizers.ts";
+export type {
+  JaxOptimizer,
+  JaxOptimizerFactory,
+} from "./hosts/jax/transformation.ts";
+export type {
+  GradientTransformation,
+  OptState,
+  ScalarOrSchedule,
+} from "./hosts/jax/contract.ts";
+export type {
+  CommonOptions,
+  HostHyper,
+  HostOptions,
+  HostRule,
+} from "./hosts/jax/options.ts";
 export {
   stableEmbedding,
   type JaxStableEmbedding,

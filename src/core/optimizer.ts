@@ -196,6 +196,17 @@ export class OptimizerHandle {
     this.#lastRate = base;
   }
 
+  /**
+   * What the formulas take of a step, one array a tensor (tensors with the same
+   * options share theirs): for hosts that compute a step with their own
+   * operations.
+   *
+   * @param rate learning rate in place of the optimizer's.
+   */
+  uniformsAt(step: number, rate?: number): readonly Float32Array[] {
+    return this.#uniforms(rate ?? this.#rate(this.#lr, step), step);
+  }
+
   /** How states lie that the host keeps; undefined when the engine does. */
   get hostStates(): HostStates | undefined {
     return this.#live().hostStates;

@@ -5,7 +5,12 @@
  * elsewhere pass through staging areas, a chunk at a time.
  */
 import type { ModuleBuilder } from "../../formula/assembler.ts";
-import type { Engine, EngineOptions, TensorPlan } from "../engine.ts";
+import type {
+  Engine,
+  EngineOptions,
+  HostStates,
+  TensorPlan,
+} from "../engine.ts";
 import {
   Heap,
   makeMemory,
@@ -21,6 +26,7 @@ import {
   type PoolOptions,
 } from "./pool.ts";
 import { WasmSession } from "./session.ts";
+import { hostStates } from "./stored.ts";
 
 /** Fewer elements than this are not worth waking a thread. */
 const worthThreads = 1 << 17;
@@ -96,6 +102,23 @@ export function wasmEngineIn(host: HostMemory): Engine {
     createSessionSync,
   };
 }
+
+/** How a host's states would lie, without a session: for hosts that can also step without the engine. */
+export const wasmHostStates = (plans: readonly TensorPlan[]): HostStates =>
+  hostStates(
+    planMemory(
+      plans,
+      {
+        skip: "element",
+        clip: false,
+        resident: false,
+        threads: 1,
+        hostStates: true,
+      },
+      1,
+      0,
+    ),
+  );
 
 interface Allocated {
   readonly plan: MemoryPlan;

@@ -1,0 +1,317 @@
+/**
+ * The memory behind jax-js's wasm arrays. jax-js has no public way to it, so it
+ * is found by watching, once, which maps and which memory its backend uses while
+ * it adds two numbers. What is found is tried out; where anything is not as
+ * expected there is no heap, and steps are taken with jax-js's own operations.
+ */
+import {
+  doWhile,
+  f32x4,
+  i32,
+  ModuleBuilder,
+  v128,
+} from "../../formula/assembler.ts";
+import { memoryShape, type HostMemory } from "../../engines/wasm/memory.ts";
+import type { Jax, Tensor } from "./contract.ts";
+
+/** jax-js's record of an allocation. */
+interface Slot {
+  readonly ptr: number;
+  readonly size: number;
+  readonly ref: number;
+}
+
+/** What jax-js's wasm backend can do; its other parts are private. */
+interface Backend {
+  malloc(size: number, data?: Uint8Array): number;
+  decRef(slot: number): void;
+  prepareKernelSync: unknown;
+  prepareRoutineSync: unknown;
+}
+
+interface Parts {
+  readonly memory: WebAssembly.Memory;
+  readonly backend: Backend;
+  readonly slots: ReadonlyMap<number, Slot>;
+  /** Slots that worker threads have yet to fill. */
+  readonly underWay: ReadonlyMap<number, unknown>;
+}
+
+/** Of addresses, and a number of groups of 16 floats. */
+type Subtract = (to: number, from: number, groups: number) => void;
+
+export class JaxHeap {
+  readonly #jax: Jax;
+  readonly #parts: Parts;
+  readonly host: HostMemory;
+  #subtract: Subtract | undefined;
+
+  private constructor(jax: Jax, parts: Parts) {
+    this.#jax = jax;
+    this.#parts = parts;
+    const { memory, backend, slots } = parts;
+    const taken = new Map<number, number>();
+    this.host = {
+      memory,
+      allocate(bytes) {
+        const slot = backend.malloc(bytes);
+        const { ptr } = slots.get(slot)!;
+        taken.set(ptr, slot);
+        return ptr;
+      },
+      free(address) {
+        backend.decRef(taken.get(address)!);
+        taken.delete(address);
+      },
+    };
+  }
+
+  /** Undefined where jax-js is not as it was when this was written. */
+  static find(jax: Jax): JaxHeap | undefined {
+    if (!found.has(jax)) found.set(jax, JaxHeap.#look(jax));
+    return found.get(jax);
+  }
+
+  static #look(jax: Jax): JaxHeap | undefined {
+    try {
+      const parts = watch(jax);
+      if (!parts) return undefined;
+      const heap = new JaxHeap(jax, parts);
+      return heap.#works() ? heap : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Numbers written into the heap must be those that jax-js reads, and the other way round. */
+  #works(): boolean {
+    const { numpy: np } = this.#jax;
+    const array = this.make([200]);
+    const expected = Float32Array.from({ length: 200 }, (_, i) => i - 0.5);
+    this.floats(array).set(expected);
+    const read = array.ref.dataSync() as Float32Array;
+    const sum = np.add(array.ref, array);
+    if (!this.isReady(sum)) this.flush(sum);
+    const doubled = this.floats(sum);
+    const right = expected.every(
+      (value, i) => read[i] === value && doubled[i] === 2 * value,
+    );
+    sum.dispose();
+    return right;
+  }
+
+  /** Whether worker threads compute; then what is not computed yet must be waited for. */
+  get threaded(): boolean {
+    return !(this.#parts.memory.buffer instanceof ArrayBuffer);
+  }
+
+  /** Whether an array's numbers are in memory, so that no kernel has to run first. */
+  isReady(array: Tensor): boolean {
+    if (this.#parts.underWay.size > 0) return false;
+    const { backend } = this.#parts;
+    // A kernel is made before it runs: stopping there leaves everything as it is.
+    const stop = () => {
+      throw notYet;
+    };
+    backend.prepareKernelSync = stop;
+    backend.prepareRoutineSync = stop;
+    const first = firstOf(array);
+    try {
+      first?.dataSync();
+      return true;
+    } catch (error) {
+      first?.dispose();
+      if (error === notYet || this.#parts.underWay.size > 0) return false;
+      throw error;
+    } finally {
+      delete (backend as Partial<Backend>).prepareKernelSync;
+      delete (backend as Partial<Backend>).prepareRoutineSync;
+    }
+  }
+
+  /** Runs, on this thread, the kernels that an array waits for. */
+  flush(array: Tensor): void {
+    firstOf(array)?.dataSync();
+  }
+
+  /** The words of an array that is ready; a view, which ends when memory grows. */
+  words(array: Tensor): Uint32Array<ArrayBuffer> {
+    return new Uint32Array(this.#buffer, this.#slot(array).ptr, array.size);
+  }
+
+  floats(array: Tensor): Float32Array<ArrayBuffer> {
+    return new Float32Array(this.#buffer, this.#slot(array).ptr, array.size);
+  }
+
+  bytes(array: Tensor): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(this.#buffer, this.#slot(array).ptr, 4 * array.size);
+  }
+
+  get #buffer(): ArrayBuffer {
+    return this.#parts.memory.buffer;
+  }
+
+  #slot(array: Tensor): Slot {
+    const slot = this.#parts.slots.get(source(array));
+    if (!slot || slot.size < 4 * array.size)
+      throw new Error("jax-js: an array's memory is not where it was expected");
+    return slot;
+  }
+
+  /** Whether nobody else holds the array or its memory: no reference, no view, no kernel. */
+  isOwned(array: Tensor): boolean {
+    const slot = this.#slot(array);
+    return (
+      array.refCount === 1 && slot.ref === 1 && slot.size === 4 * array.size
+    );
+  }
+
+  /** An array whose numbers are yet to be written. */
+  make(
+    shape: readonly number[],
+    type: "float32" | "uint32" = "float32",
+  ): Tensor {
+    const { backend } = this.#parts;
+    const size = shape.reduce((product, n) => product * n, 1);
+    // jax-js would copy the zeros into the memory, which is to be overwritten.
+    const { malloc } = backend;
+    backend.malloc = (bytes) => malloc.call(backend, bytes);
+    try {
+      const made = this.#jax.numpy.array(placeholder(type, size), {
+        shape: [...shape],
+        ...(this.#jax.defaultDevice() === "wasm" ? {} : { device: "wasm" }),
+      });
+      source(made);
+      return made;
+    } finally {
+      delete (backend as Partial<Backend>).malloc;
+    }
+  }
+
+  /** `to` less `from`, element by element, into `to`. */
+  subtract(to: Tensor, from: Tensor): void {
+    const { memory } = this.#parts;
+    this.#subtract ??= new WebAssembly.Instance(
+      new WebAssembly.Module(buildSubtract().bytes(memoryShape(memory))),
+      { env: { memory } },
+    ).exports.subtract as Subtract;
+    const groups = Math.ceil(to.size / 16);
+    if (groups > 0)
+      this.#subtract(this.#slot(to).ptr, this.#slot(from).ptr, groups);
+  }
+}
+
+const found = /* @__PURE__ */ new WeakMap<Jax, JaxHeap | undefined>();
+const notYet = /* @__PURE__ */ new Error("not computed yet");
+
+/** The number of an array's slot; makes it contiguous. */
+const source = (array: Tensor): number =>
+  (array as Tensor & { _realizeSource(): number })._realizeSource();
+
+/** The first element, whose reading runs what the array waits for; undefined of none. */
+function firstOf(array: Tensor): Tensor | undefined {
+  const { size } = array;
+  if (size === 0) return undefined;
+  source(array);
+  return array.ref.reshape([size]).slice([0, 1]);
+}
+
+let zeros = /* @__PURE__ */ new ArrayBuffer(0);
+
+/** An array of zeros that is never read: its pages take no memory. */
+function placeholder(type: "float32" | "uint32", size: number) {
+  if (zeros.byteLength < 4 * size) zeros = new ArrayBuffer(4 * size);
+  return type === "float32"
+    ? new Float32Array(zeros, 0, size)
+    : new Uint32Array(zeros, 0, size);
+}
+
+/** Watches jax-js at work. Nothing else runs meanwhile, and all is put back. */
+function watch(jax: Jax): Parts | undefined {
+  const { numpy: np } = jax;
+  const { get } = Map.prototype;
+  const { Instance } = WebAssembly;
+  let seen: { map: Map<unknown, unknown>; key: unknown; value: unknown }[] = [];
+  let memory: unknown;
+  const watching = <T>(work: () => T): [T, typeof seen] => {
+    seen = [];
+    Map.prototype.get = function (key: unknown) {
+      const value: unknown = get.call(this, key);
+      seen.push({ map: this, key, value });
+      return value;
+    };
+    try {
+      return [work(), seen];
+    } finally {
+      Map.prototype.get = get;
+    }
+  };
+  const values = Float32Array.from({ length: 200 }, (_, i) => i);
+  const [array, making] = watching(() => np.array(values, { device: "wasm" }));
+  const backend = making.find(({ key }) => key === "wasm")?.value;
+  const sum = np.add(array.ref, 1);
+  WebAssembly.Instance = class extends Instance {
+    constructor(module: WebAssembly.Module, imports?: WebAssembly.Imports) {
+      super(module, imports);
+      memory ??= imports?.env?.memory;
+    }
+  };
+  try {
+    sum.dataSync();
+  } finally {
+    WebAssembly.Instance = Instance;
+  }
+  const slot = source(array);
+  const [, reading] = watching(() => array.dataSync());
+  const ofSlot = reading.filter(({ key }) => key === slot);
+  const slots = ofSlot.find(({ value }) => isSlot(value))?.map;
+  const underWay = ofSlot.find(({ value }) => value === undefined)?.map;
+  if (!(memory instanceof WebAssembly.Memory) || !isBackend(backend))
+    return undefined;
+  if (!slots || !underWay) return undefined;
+  return {
+    memory,
+    backend,
+    slots: slots as Map<number, Slot>,
+    underWay: underWay as Map<number, unknown>,
+  };
+}
+
+const isSlot = (value: unknown): value is Slot =>
+  typeof value === "object" &&
+  value !== null &&
+  ["ptr", "size", "ref"].every(
+    (key) => typeof (value as Record<string, unknown>)[key] === "number",
+  );
+
+const isBackend = (value: unknown): value is Backend =>
+  typeof value === "object" &&
+  value !== null &&
+  ["malloc", "decRef", "prepareKernelSync", "prepareRoutineSync"].every(
+    (key) => typeof (value as Record<string, unknown>)[key] === "function",
+  );
+
+/** `subtract(to, from, groups)`, 16 floats a group: what jax-js allocates has a multiple of 64 bytes. */
+function buildSubtract(): ModuleBuilder {
+  const module = new ModuleBuilder();
+  const fn = module.function(["i32", "i32", "i32"]);
+  const [to, from, left] = [0, 1, 2].map((i) => fn.parameter(i)) as [
+    ReturnType<typeof fn.parameter>,
+    ReturnType<typeof fn.parameter>,
+    ReturnType<typeof fn.parameter>,
+  ];
+  const body = fn.capture(() => {
+    for (const offset of [0, 16, 32, 48])
+      fn.emit(
+        v128.store(
+          to.get,
+          f32x4.sub(v128.load(to.get, offset), v128.load(from.get, offset)),
+          offset,
+        ),
+      );
+    fn.emit(to.bump(64), from.bump(64));
+  });
+  fn.emit(doWhile(body, left.tee(i32.sub(left.get, i32.const(1)))));
+  module.export("subtract", fn);
+  return module;
+}

@@ -1,0 +1,252 @@
+/**
+ * A step as operations of jax-js alone: for tracers (inside `jit`), and for
+ * backends that our engines cannot reach. It works on the same words as they do.
+ */
+import type {
+  EngineOptions,
+  HostStates,
+  TensorPlan,
+} from "../../engines/engine.ts";
+import { watchedNodes } from "../../formula/program.ts";
+import { geometryOf } from "../../formula/small.ts";
+import type { Jax, Tensor } from "./contract.ts";
+import { arrayShape, evaluator, longSum } from "./evaluate.ts";
+import type { StepArrays, StepResult } from "./on-heap.ts";
+import { openScope, type Scope } from "./scope.ts";
+import { readPiece, writePiece, type Written } from "./stored.ts";
+
+export interface Operations {
+  readonly tensors: readonly TensorPlan[];
+  readonly options: EngineOptions;
+  readonly layout: HostStates;
+  readonly reads: readonly boolean[];
+  readonly maxGradNorm: number | undefined;
+  readonly form: "step" | "update";
+}
+
+/** What depends on the step. */
+export interface StepValues {
+  /** Uniforms of each tensor, float32. */
+  readonly uniforms: readonly Tensor[];
+  /** The key of stochastic rounding of a tensor's state, a uint32 scalar. */
+  key(scope: Scope, tensor: number, state: number): Tensor;
+}
+
+/** Consumes its arrays, as every function of jax-js. */
+export function stepByOperations(
+  jax: Jax,
+  { gradients, parameters, regions }: StepArrays,
+  values: StepValues,
+  plan: Operations,
+): StepResult {
+  const scope = openScope(jax);
+  const given = [...gradients, ...(parameters ?? []), ...regions].filter(
+    (array) => array !== undefined,
+  );
+  for (const array of [...given, ...values.uniforms]) scope.own(array);
+  const { tensors, options, layout, maxGradNorm, form } = plan;
+  const work = tensors.flatMap((_, i) =>
+    gradients[i] && gradients[i].size > 0 ? [i] : [],
+  );
+  const statistics =
+    options.clip || options.skip === "step"
+      ? statisticsOf(
+          scope,
+          work.map((i) => gradients[i]!),
+        )
+      : undefined;
+  const factor =
+    statistics && options.clip
+      ? clipFactor(scope, statistics.squares, maxGradNorm!)
+      : undefined;
+  const all =
+    statistics && options.skip === "step" ? statistics.finite : undefined;
+
+  const written: Written[][] = regions.map(() => []);
+  const results = tensors.map((tensor, i): Tensor | undefined => {
+    if (!work.includes(i))
+      return form === "step" ? parameters![i] : gradients[i];
+    const { result, states } = stepTensor(scope, tensor, {
+      index: i,
+      gradient: gradients[i]!,
+      factor,
+      parameter: parameters?.[i],
+      reads: plan.reads[i]! || form === "step",
+      form,
+      regions,
+      layout,
+      checked: options.skip !== "off",
+      uniforms: values.uniforms[i]!,
+      key: (state) => values.key(scope, i, state),
+    });
+    states.forEach((pieces, r) => written[r]!.push(...pieces));
+    const before = form === "step" ? parameters![i]! : undefined;
+    if (!all) return result;
+    return scope.where(all, result, before ?? scope.float(0));
+  });
+  const next = regions.map((region, r) => {
+    const fresh = assemble(scope, region, written[r]!);
+    return all ? scope.where(all, fresh, region) : fresh;
+  });
+  scope.close([...results.filter((array) => array !== undefined), ...next]);
+  return { results, regions: next };
+}
+
+interface TensorStep {
+  readonly index: number;
+  readonly gradient: Tensor;
+  readonly factor: Tensor | undefined;
+  readonly parameter: Tensor | undefined;
+  readonly reads: boolean;
+  readonly form: "step" | "update";
+  readonly regions: readonly Tensor[];
+  readonly layout: HostStates;
+  readonly checked: boolean;
+  readonly uniforms: Tensor;
+  key(state: number): Tensor;
+}
+
+function stepTensor(
+  scope: Scope,
+  { program, formats, shape, size }: TensorPlan,
+  step: TensorStep,
+): { result: Tensor; states: Written[][] } {
+  const { layout, regions, parameter, reads, checked } = step;
+  const geometry = geometryOf(shape);
+  const element = arrayShape("element", geometry);
+  const whole = (array: Tensor) => scope.reshape(array, element);
+  const isElement = (state: number) => program.stateShapes[state] === "element";
+  const pieces = program.states.map((name, s) => {
+    const found = layout.pieces(step.index, s);
+    if (!found)
+      throw new TypeError(
+        `${program.owner}: the state '${name}' cannot be reached with operations of jax-js; step outside of jit`,
+      );
+    return found;
+  });
+  const old = program.states.map((_, s) => {
+    const parts = pieces[s]!.map((piece) =>
+      readPiece(scope, regions[piece.region]!, formats[s]!, piece, shape),
+    );
+    const flat = parts.length === 1 ? parts[0]! : scope.concatenate(parts);
+    return scope.reshape(flat, arrayShape(program.stateShapes[s]!, geometry));
+  });
+  const given = whole(step.gradient);
+  const g = step.factor ? scope.mul(given, step.factor) : given;
+  const p = reads
+    ? whole(parameter!)
+    : scope.own(scope.float(0).ref.reshape([1, 1, 1]));
+  const isFinite = finiteIn(scope);
+  const finiteGradient = isFinite(g);
+  const at = evaluator(scope, {
+    program,
+    geometry,
+    inputs: new Map([
+      ["p", p],
+      ["g", g],
+      ...program.states.map((name, s) => [name, old[s]!] as const),
+    ]),
+    uniforms: step.uniforms,
+    finite: checked
+      ? (value) => scope.both(finiteGradient, isFinite(value))
+      : undefined,
+  });
+  const fresh = program.states.map((name) => at(program.outputs.get(name)!));
+  const taken = checked
+    ? [
+        ...fresh.filter((_, s) => isElement(s)),
+        ...watchedNodes(program).map(at),
+      ].reduce((ok, value) => scope.both(ok, isFinite(value)), finiteGradient)
+    : undefined;
+  const keep = (value: Tensor, otherwise: Tensor) =>
+    taken ? scope.where(taken, value, otherwise) : value;
+
+  const updated = at(program.outputs.get("p")!);
+  const result =
+    step.form === "step"
+      ? keep(updated, p)
+      : keep(reads ? scope.sub(updated, p) : updated, scope.float(0));
+  const states: Written[][] = regions.map(() => []);
+  program.states.forEach((_, s) => {
+    const value = isElement(s) ? keep(fresh[s]!, old[s]!) : fresh[s]!;
+    const flat = scope.reshape(
+      spreadTo(scope, value, arrayShape(program.stateShapes[s]!, geometry)),
+      [old[s]!.size],
+    );
+    for (const piece of pieces[s]!) {
+      const { start, length, region } = piece;
+      const part =
+        length === flat.size ? flat : scope.slice(flat, start, start + length);
+      states[region]!.push(
+        ...writePiece(scope, part, formats[s]!, piece, {
+          shape,
+          key: () => step.key(s),
+        }),
+      );
+    }
+  });
+  return {
+    result: scope.reshape(spreadTo(scope, result, element), shape),
+    states: size > 0 ? states : regions.map(() => []),
+  };
+}
+
+/** A value of fewer axes, for a state or a parameter that has them all. */
+const spreadTo = (scope: Scope, value: Tensor, shape: readonly number[]) =>
+  value.shape.every((n, i) => n === shape[i])
+    ? value
+    : scope.broadcast(value, shape);
+
+const largestFinite = 3.4028234663852886e38;
+
+const finiteIn = (scope: Scope) => (value: Tensor) =>
+  scope.le(scope.abs(value), scope.float(largestFinite));
+
+/** The sum of the squares of all finite gradients, and whether all are finite. */
+function statisticsOf(scope: Scope, gradients: readonly Tensor[]) {
+  const isFinite = finiteIn(scope);
+  let squares = scope.own(scope.float(0).ref.reshape([1, 1, 1]));
+  let bad = squares;
+  for (const gradient of gradients) {
+    const flat = scope.reshape(gradient, [1, 1, gradient.size]);
+    const zero = scope.float(0);
+    const finite = isFinite(flat);
+    const counted = scope.where(finite, flat, zero);
+    squares = scope.add(
+      squares,
+      longSum(scope)(scope.mul(counted, counted), 2),
+    );
+    bad = scope.add(
+      bad,
+      longSum(scope)(scope.where(finite, zero, scope.float(1)), 2),
+    );
+  }
+  return {
+    squares,
+    finite: scope.own(scope.eq(bad, scope.float(0)).ref.reshape([])),
+  };
+}
+
+/** As `clipFactor` of the engines. */
+function clipFactor(scope: Scope, squares: Tensor, most: number): Tensor {
+  const norm = scope.add(scope.sqrt(squares), scope.float(1e-6));
+  return scope.min(scope.float(1), scope.div(scope.float(most), norm));
+}
+
+/** A region with what was written into it. */
+function assemble(
+  scope: Scope,
+  region: Tensor,
+  written: readonly Written[],
+): Tensor {
+  const size = region.shape[0]!;
+  const parts: Tensor[] = [];
+  let end = 0;
+  for (const { at, words } of [...written].sort((a, b) => a.at - b.at)) {
+    if (at > end) parts.push(scope.slice(region, end, at));
+    parts.push(words);
+    end = at + words.shape[0]!;
+  }
+  if (end < size) parts.push(scope.slice(region, end, size));
+  return parts.length === 1 ? parts[0]! : scope.concatenate(parts);
+}

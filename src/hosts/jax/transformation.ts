@@ -1,0 +1,417 @@
+/**
+ * An optimizer as optax's gradient transformation. A step is taken by one of our
+ * engines where the arrays are numbers that it can reach, and else (inside
+ * `jit`, on other backends) by operations of jax-js on the same state.
+ */
+import type { MemoryReport } from "../../core/memory.ts";
+import type { Stats } from "../../core/optimizer.ts";
+import { wasmEngineIn, wasmHostStates } from "../../engines/wasm/engine.ts";
+import { randomKey } from "../../formats/random.ts";
+import type { Hyper, OptimizerFactory } from "../../optimizers/define.ts";
+import {
+  isArray,
+  type GradientTransformation,
+  type Jax,
+  type OptState,
+  type ScalarOrSchedule,
+  type Tensor,
+  type Tree,
+} from "./contract.ts";
+import { Counts } from "./counts.ts";
+import { JaxHeap } from "./heap.ts";
+import {
+  canStepOn,
+  stepOnHeap,
+  type StepArrays,
+  type StepResult,
+} from "./on-heap.ts";
+import { stepByOperations, type Operations } from "./operations.ts";
+import { maskOverrides, sortOptions, type HostOptions } from "./options.ts";
+import { layoutEngine, planTensors, type Planned } from "./planned.ts";
+import { StepTable, tracedStep } from "./steps.ts";
+import { leavesOf, type Leaf } from "./tree.ts";
+
+/** An optimizer of lowbit on jax-js. Every function consumes its arrays, as jax-js's do. */
+export interface JaxOptimizer extends GradientTransformation {
+  /**
+   * Update and addition in one: new parameters, written where the old ones were
+   * if nobody else holds them, and into fresh arrays if somebody does.
+   */
+  step<P extends Tree>(
+    params: P,
+    gradients: P,
+    state: OptState,
+  ): Promise<[P, OptState]>;
+  /** What the state of these parameters takes; consumes nothing. */
+  memory(params: Tree): MemoryReport;
+  /** What happened in the last step that an engine took; undefined before, and for steps by operations. */
+  stats(): Stats | Promise<Stats> | undefined;
+  /** What the last step ran on: an engine, or `operations of jax-js`. */
+  readonly device: string | undefined;
+  /** Frees what the engines keep beside the state: tables and scratch. */
+  dispose(): void;
+}
+
+/** Makes an optimizer from its learning rate and options. */
+export type JaxOptimizerFactory<H extends Hyper = Hyper> = (
+  learningRate: ScalarOrSchedule,
+  options?: HostOptions<H>,
+) => JaxOptimizer;
+
+/** A plan for a tree of parameters on a device. */
+interface TreePlan extends Planned {
+  readonly names: readonly string[];
+  readonly heap: JaxHeap | undefined;
+  table: StepTable | undefined;
+  readonly compiled: Map<string, (args: JitArguments) => JitResult>;
+}
+
+type JitArguments = {
+  gradients: Tensor[];
+  parameters: Tensor[];
+  regions: Tensor[];
+  uniforms: Tensor[];
+  keys: Tensor;
+};
+type JitResult = { results: Tensor[]; regions: Tensor[] };
+
+/** What a step is asked for, checked. */
+interface Asked {
+  readonly plan: TreePlan;
+  readonly arrays: StepArrays;
+  readonly state: OptState;
+  readonly form: "step" | "update";
+}
+
+const byOperations = "operations of jax-js";
+
+export function makeOptimizer(
+  jax: Jax,
+  factory: OptimizerFactory,
+  learningRate: ScalarOrSchedule,
+  options: Readonly<Record<string, unknown>> = {},
+): JaxOptimizer {
+  const { numpy: np, tree } = jax;
+  const { recipe, core, mask } = sortOptions(factory, learningRate, options);
+  const owner = recipe.name;
+  const { seed = 0, maxGradNorm } = core;
+  const plans = new Map<string, TreePlan>();
+  const counts = new Counts(jax);
+  let last:
+    { device: string; stats?: () => Stats | Promise<Stats> } | undefined;
+
+  const deviceOf = (leaves: readonly Leaf[]) =>
+    leaves.map(({ array }) => array).find((array) => isArray(jax, array))
+      ?.device ?? jax.defaultDevice();
+
+  function planFor(given: Tree, leaves: readonly Leaf[]): TreePlan {
+    const device = deviceOf(leaves);
+    const shapes = leaves.map(({ name, array }) => ({
+      name,
+      shape: array?.shape ?? [0],
+    }));
+    const key = JSON.stringify([device, shapes]);
+    let plan = plans.get(key);
+    if (plan) return plan;
+    const names = shapes.map(({ name }) => name);
+    const heap = device === "wasm" ? JaxHeap.find(jax) : undefined;
+    const planned = planTensors(
+      recipe,
+      shapes,
+      heap ? wasmEngineIn(heap.host) : layoutEngine(wasmHostStates),
+      {
+        ...core,
+        overrides: [
+          ...(core.overrides ?? []),
+          ...maskOverrides(owner, mask, given, names),
+        ],
+      },
+    );
+    plan = { ...planned, names, heap, table: undefined, compiled: new Map() };
+    plans.set(key, plan);
+    return plan;
+  }
+
+  function init<P extends Tree>(params: P): OptState {
+    const leaves = leavesOf(owner, params);
+    for (const leaf of leaves) checkLeaf(leaf, "parameter", undefined);
+    const { layout } = planFor(params, leaves);
+    const device = deviceOf(leaves);
+    const where = device === jax.defaultDevice() ? {} : { device };
+    const states = layout.regions.map((region) =>
+      np.array(new Uint32Array(region.initial().buffer), where),
+    );
+    tree.dispose(params);
+    return { count: counts.make(0), states };
+  }
+
+  function checkLeaf(
+    { name, array }: Leaf,
+    what: string,
+    shape: readonly number[] | undefined,
+  ): void {
+    if (!array) return;
+    if (isArray(jax, array) && array.refCount <= 0)
+      throw new TypeError(
+        `${owner}: the ${what} '${name}' was consumed before; pass it with .ref where it is used again`,
+      );
+    if (array.dtype !== "float32")
+      throw new TypeError(
+        `${owner}: the ${what} '${name}' must be float32, given ${array.dtype}`,
+      );
+    if (shape && !sameShape(array.shape, shape))
+      throw new TypeError(
+        `${owner}: the ${what} '${name}' has shape [${array.shape.join(", ")}], and its gradient [${shape.join(", ")}]`,
+      );
+  }
+
+  /** Checks everything that can be wrong, before anything is consumed. */
+  function ask(
+    updates: Tree,
+    state: OptState,
+    params: Tree | undefined,
+    form: Asked["form"],
+  ): Asked {
+    const leaves = leavesOf(owner, updates);
+    for (const leaf of leaves) checkLeaf(leaf, "gradient", undefined);
+    const given = params === undefined ? undefined : leavesOf(owner, params);
+    if (given && given.length !== leaves.length)
+      throw new TypeError(
+        `${owner}: there are ${given.length} parameters and ${leaves.length} gradients; pass trees of the same form`,
+      );
+    given?.forEach((leaf, i) => {
+      if (leaf.name !== leaves[i]!.name)
+        throw new TypeError(
+          `${owner}: the parameter '${leaf.name}' has no gradient, where '${leaves[i]!.name}' has; pass trees of the same form`,
+        );
+      checkLeaf(leaf, "parameter", leaves[i]!.array?.shape);
+    });
+    // A gradient that is left out has its parameter's shape.
+    const plan = planFor(
+      params ?? updates,
+      leaves.map((leaf, i) => ({
+        ...leaf,
+        array: leaf.array ?? given?.[i]?.array,
+      })),
+    );
+    if (!given && plan.reads.some(Boolean))
+      throw new TypeError(
+        `${owner}: this formula reads the parameters (weight decay, or their norms); pass them as the third argument, update(gradients, state, params)`,
+      );
+    checkState(state, plan);
+    return {
+      plan,
+      state,
+      form,
+      arrays: {
+        gradients: leaves.map(({ array }) => array),
+        parameters: given?.map(({ array }) => array!),
+        regions: state.states,
+      },
+    };
+  }
+
+  function checkState(state: OptState, { layout }: TreePlan): void {
+    const words = layout.regions.map(({ bytes }) => bytes / 4);
+    const { count, states } = state ?? {};
+    if (!count || !Array.isArray(states))
+      throw new TypeError(
+        `${owner}: the state must be what init gave, { count, states }`,
+      );
+    if (
+      states.length !== words.length ||
+      states.some((array, i) => array.size !== words[i])
+    )
+      throw new TypeError(
+        `${owner}: the state is not of these parameters and options: it holds ${states.map(({ size }) => size).join(" and ")} words, and they take ${words.join(" and ")}`,
+      );
+    for (const array of [count, ...states]) {
+      if (array.dtype !== "uint32")
+        throw new TypeError(
+          `${owner}: the arrays of the state are uint32, given ${array.dtype}`,
+        );
+      if (isArray(jax, array) && array.refCount <= 0)
+        throw new TypeError(
+          `${owner}: the state was consumed by an update before; go on with the one that update gave, or keep it with tree.ref(state)`,
+        );
+    }
+  }
+
+  function take({ plan, arrays, state, form }: Asked): StepResult & {
+    count: Tensor;
+  } {
+    const { heap, optimizer, names, reads } = plan;
+    const all = [
+      ...arrays.gradients,
+      ...(arrays.parameters ?? []),
+      ...arrays.regions,
+    ];
+    const eager = all.every((array) => !array || isArray(jax, array));
+    const before = eager ? counts.read(state.count, heap) : undefined;
+    if (heap && before !== undefined && canStepOn(heap, arrays)) {
+      const step = before + 1;
+      const result = stepOnHeap(heap, arrays, {
+        optimizer,
+        names,
+        reads,
+        step,
+        form,
+      });
+      state.count.dispose();
+      last = { device: optimizer.device, stats: () => optimizer.stats() };
+      return { ...result, count: counts.make(step) };
+    }
+    last = { device: byOperations };
+    if (before === undefined)
+      return takeTraced(plan, arrays, state.count, form);
+    const result = takeCompiled(plan, arrays, before + 1, form);
+    state.count.dispose();
+    return { ...result, count: counts.make(before + 1) };
+  }
+
+  const operationsOf = (plan: TreePlan, form: Asked["form"]): Operations => ({
+    ...plan,
+    maxGradNorm,
+    form,
+  });
+
+  /** The step's number is an array: its values come from a table. */
+  function takeTraced(
+    plan: TreePlan,
+    arrays: StepArrays,
+    count: Tensor,
+    form: Asked["form"],
+  ) {
+    plan.table ??= new StepTable(plan.optimizer);
+    const step = count.add(np.array(1, { dtype: np.uint32 }));
+    const values = tracedStep(jax, plan.table, step, seed);
+    const result = stepByOperations(
+      jax,
+      arrays,
+      values,
+      operationsOf(plan, form),
+    );
+    return { ...result, count: step };
+  }
+
+  /** Arrays that no engine reaches: operations, compiled by jax-js. */
+  function takeCompiled(
+    plan: TreePlan,
+    { gradients, parameters, regions }: StepArrays,
+    step: number,
+    form: Asked["form"],
+  ): StepResult {
+    const present = gradients.map((gradient) => gradient !== undefined);
+    const key = JSON.stringify([form, present, parameters !== undefined]);
+    let run = plan.compiled.get(key);
+    if (!run) {
+      const { tensors } = plan;
+      const firstKey = tensors.map((_, i) =>
+        tensors.slice(0, i).reduce((n, { formats }) => n + formats.length, 0),
+      );
+      run = jax.jit((given: JitArguments): JitResult => {
+        let next = 0;
+        const result = stepByOperations(
+          jax,
+          {
+            gradients: present.map((here) =>
+              here ? given.gradients[next++] : undefined,
+            ),
+            parameters: parameters && given.parameters,
+            regions: given.regions,
+          },
+          {
+            uniforms: given.uniforms,
+            key: (scope, tensor, state) => {
+              const at = firstKey[tensor]! + state;
+              return scope.reshape(scope.slice(given.keys, at, at + 1), []);
+            },
+          },
+          operationsOf(plan, form),
+        );
+        given.keys.dispose();
+        return {
+          results: result.results.filter((array) => array !== undefined),
+          regions: [...result.regions],
+        };
+      }) as (args: JitArguments) => JitResult;
+      plan.compiled.set(key, run);
+    }
+    const { results, regions: next } = run({
+      gradients: gradients.filter((gradient) => gradient !== undefined),
+      parameters: [...(parameters ?? [])],
+      regions: [...regions],
+      uniforms: plan.optimizer
+        .uniformsAt(step)
+        .map((uniforms) =>
+          np.array(
+            uniforms.length > 0 ? uniforms.slice() : new Float32Array(1),
+          ),
+        ),
+      keys: np.array(
+        Uint32Array.from(
+          plan.tensors.flatMap(({ formats }, i) =>
+            formats.map((_, s) => randomKey(seed, step, i, s)),
+          ),
+        ),
+      ),
+    });
+    let at = 0;
+    return {
+      results: present.map((here) =>
+        here || form === "step" ? results[at++] : undefined,
+      ),
+      regions: next,
+    };
+  }
+
+  /** The results in the form of the tree; what was left out is as it was. */
+  function unflatten<P extends Tree>(
+    like: P,
+    results: readonly (Tensor | undefined)[],
+  ): P {
+    const [leaves, form] = tree.flatten(like);
+    return tree.unflatten(
+      form,
+      leaves.map((leaf, i) => results[i] ?? leaf),
+    ) as P;
+  }
+
+  return {
+    init,
+    update(updates, state, params) {
+      const asked = ask(updates, state, params, "update");
+      const { results, regions, count } = take(asked);
+      return [unflatten(updates, results), { count, states: [...regions] }];
+    },
+    async step(params, gradients, state) {
+      const asked = ask(gradients, state, params, "step");
+      const { gradients: given, parameters = [] } = asked.arrays;
+      // What worker threads have yet to compute can only be waited for.
+      if (asked.plan.heap?.threaded)
+        await jax.blockUntilReady(
+          [...given, ...parameters, ...state.states].filter(
+            (array) => array !== undefined,
+          ),
+        );
+      const { results, regions, count } = take(asked);
+      return [unflatten(params, results), { count, states: [...regions] }];
+    },
+    memory(params) {
+      const leaves = leavesOf(owner, params);
+      return planFor(params, leaves).optimizer.memory();
+    },
+    stats: () => last?.stats?.(),
+    get device() {
+      return last?.device;
+    },
+    dispose() {
+      for (const { optimizer } of plans.values()) optimizer.dispose();
+      plans.clear();
+      last = undefined;
+    },
+  };
+}
+
+const sameShape = (a: readonly number[], b: readonly number[]) =>
+  a.length === b.length && a.every((n, i) => n === b[i]);
