@@ -204,7 +204,8 @@ export class OptimizerHandle {
    * @param rate learning rate in place of the optimizer's.
    */
   uniformsAt(step: number, rate?: number): readonly Float32Array[] {
-    return this.#uniforms(rate ?? this.#rate(this.#lr, step), step);
+    const base = rate ?? this.#rate(this.#lr, step);
+    return this.#scalars(base, step).map(({ uniforms }) => uniforms);
   }
 
   /** How states lie that the host keeps; undefined when the engine does. */

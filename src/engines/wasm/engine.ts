@@ -114,6 +114,7 @@ export const wasmHostStates = (plans: readonly TensorPlan[]): HostStates =>
         resident: false,
         threads: 1,
         hostStates: true,
+        hostParameters: true,
       },
       1,
       0,

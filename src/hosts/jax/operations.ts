@@ -7,6 +7,7 @@ import type {
   HostStates,
   TensorPlan,
 } from "../../engines/engine.ts";
+import type { Format } from "../../formats/format.ts";
 import { watchedNodes } from "../../formula/program.ts";
 import { geometryOf } from "../../formula/small.ts";
 import type { Jax, Tensor } from "./contract.ts";
@@ -117,6 +118,7 @@ function stepTensor(
   const whole = (array: Tensor) => scope.reshape(array, element);
   const isElement = (state: number) => program.stateShapes[state] === "element";
   const pieces = program.states.map((name, s) => {
+    checkFormat(program.owner, name, formats[s]!);
     const found = layout.pieces(step.index, s);
     if (!found)
       throw new TypeError(
@@ -189,6 +191,23 @@ function stepTensor(
     result: scope.reshape(spreadTo(scope, result, element), shape),
     states: size > 0 ? states : regions.map(() => []),
   };
+}
+
+/** @throws TypeError for formats that only the engines know. */
+function checkFormat(owner: string, state: string, format: Format): void {
+  if (format.kind === "float") return;
+  const unknown =
+    format.scale === "tile"
+      ? "scale 'tile'"
+      : format.rounding === "preconditioner"
+        ? "rounding 'preconditioner'"
+        : format.correctScale
+          ? "correctScale"
+          : undefined;
+  if (unknown)
+    throw new TypeError(
+      `${owner}: the state '${state}' has ${unknown}, which steps by operations of jax-js do not know; step outside of jit, on wasm or webgpu, or choose another format`,
+    );
 }
 
 /** A value of fewer axes, for a state or a parameter that has them all. */

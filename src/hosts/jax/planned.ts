@@ -13,7 +13,10 @@ import {
 import type { Recipe } from "../../optimizers/define.ts";
 import { readsParameter } from "./reads.ts";
 
-export type CoreOptions = Omit<SyncOptions, "device" | "hostStates">;
+export type CoreOptions = Omit<
+  SyncOptions,
+  "device" | "hostStates" | "hostParameters"
+>;
 
 export interface TensorShape {
   readonly name: string;
@@ -47,7 +50,7 @@ export function planTensors(
   const optimizer = createOptimizerSync(
     recipe,
     Object.fromEntries(tensors.map(({ name, shape }) => [name, { shape }])),
-    { ...options, device: watched, hostStates: true },
+    { ...options, device: watched, hostStates: true, hostParameters: true },
   );
   // The rate varies as well, so that no schedule's values pass for constants.
   const samples = [
@@ -83,6 +86,8 @@ export function layoutEngine(
     report: () => ({ nonFinite: 0, gradNorm: undefined, skipped: false }),
     readState: refuse,
     writeState: refuse,
+    readParameter: refuse,
+    writeParameter: refuse,
     parameter: refuse,
     gradient: refuse,
     stateBytes: (tensor, state) => {
