@@ -3,7 +3,8 @@ import type { Format, QuantizedFormat } from "../../formats/format.ts";
 import type { ModuleBuilder } from "../../formula/assembler.ts";
 import type { EngineOptions, TensorPlan } from "../engine.ts";
 import { planTables, type Tables } from "./codec.ts";
-import { buildKernel, elementStates } from "./kernel.ts";
+import { elementStates } from "./kernel-plan.ts";
+import { buildKernel } from "./kernel.ts";
 import type { Arena } from "./layout.ts";
 
 /** Numbers of the kernels of a program and its formats, as the pool knows them. */
