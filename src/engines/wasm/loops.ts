@@ -105,11 +105,7 @@ export function blockLoop(
  * from cache it costs 4 %. Two or four superblocks ahead are no better, and
  * the float32 loop gains nothing: its reads are regular enough.
  */
-function touchAhead(
-  plan: KernelPlan,
-  fn: FunctionBuilder,
-  at: Pointers,
-): void {
+function touchAhead(plan: KernelPlan, fn: FunctionBuilder, at: Pointers): void {
   const { formats } = plan.spec;
   const sum = fn.let("i32", i32.const(0));
   const touch = (pointer: Local, bytes: number) => {
