@@ -1,4 +1,20 @@
-/** lowbit/tfjs: the stable embedding layer for TensorFlow.js. */
+/** lowbit/tfjs: the optimizers as TensorFlow.js has them, and the stable embedding layer. */
+export * from "./hosts/tfjs/recipes.ts";
+export {
+  LowbitOptimizer,
+  optimizerClass,
+  optimizerFactory,
+  type LowbitOptimizerClass,
+  type TfOptimizerFactory,
+} from "./hosts/tfjs/optimizer.ts";
+export type {
+  TfConfig,
+  TfGroup,
+  TfHyper,
+  TfOptions,
+  TfOverride,
+} from "./hosts/tfjs/options.ts";
+export { registerWith, type Registry } from "./hosts/tfjs/register.ts";
 export {
   stableEmbedding,
   stableEmbeddingLayer,

@@ -356,6 +356,15 @@ export class OptimizerHandle {
     this.setStateSync(name, states);
   }
 
+  /** The format of each state of a tensor. */
+  formats(name: string): Readonly<Record<string, Format>> {
+    const tensor = this.#index(name);
+    const { formats } = this.#resolved[tensor]!;
+    return Object.fromEntries(
+      this.#states(tensor).map((state, s) => [state, formats[s]!]),
+    );
+  }
+
   /** The same at once; on a device it is queued. */
   setStateSync(
     name: string,

@@ -165,7 +165,7 @@ const describeMatch = (match: Match): string =>
           ? shortList(match as readonly string[])
           : String(match);
 
-function matchesTensor(
+export function matchesTensor(
   match: Match,
   tensor: TensorInfo,
   owner: string,
