@@ -61,9 +61,20 @@ export default defineConfig({
             "Cross-Origin-Embedder-Policy": "require-corp",
           },
         },
-        // `webgpu` is a native addon. jax is named so that Vite prepares it
-        // before the tests start; found midway, it would reload the page.
-        optimizeDeps: { exclude: ["webgpu"], include: ["@jax-js/jax"] },
+        // `webgpu` is a native addon. The hosts are named so that Vite prepares
+        // them before the tests start; found midway, they would reload the page.
+        optimizeDeps: {
+          exclude: ["webgpu"],
+          include: [
+            "@jax-js/jax",
+            "@tensorflow/tfjs-backend-cpu",
+            "@tensorflow/tfjs-backend-wasm",
+            "@tensorflow/tfjs-backend-webgl",
+            "@tensorflow/tfjs-backend-webgpu",
+            "@tensorflow/tfjs-core",
+            "@tensorflow/tfjs-layers",
+          ],
+        },
         test: {
           name: "browser",
           include: inBrowser,

@@ -16,6 +16,10 @@ export type {
 } from "./hosts/tfjs/options.ts";
 export { registerWith, type Registry } from "./hosts/tfjs/register.ts";
 export {
+  registerWasmTrainingKernels,
+  type KernelRegistry,
+} from "./hosts/tfjs/training-kernels.ts";
+export {
   stableEmbedding,
   stableEmbeddingLayer,
   type StableEmbeddingLayerClass,

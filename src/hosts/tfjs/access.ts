@@ -34,11 +34,13 @@ export interface Access {
   /** In words, for people. */
   readonly description: string;
   readonly engine: Engine;
+  /** When the description is final: a device's answer takes time. */
+  readonly ready: Promise<void>;
   /**
-   * Whether variables are changed where they are. Otherwise new values lie
-   * beside the old ones for the time of `update`.
+   * Whether new values lie beside the old ones for the time of `update`, so that
+   * it should get few variables at once.
    */
-  readonly inPlace: boolean;
+  readonly portions: boolean;
   /** Whether states lie on a device, which takes only what lies there, too. */
   readonly onDevice: boolean;
   /** Makes the numbers reachable, has them changed, and gives them to the variables. */

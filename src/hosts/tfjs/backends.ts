@@ -2,6 +2,7 @@
 import type { Access } from "./access.ts";
 import { plainAccess } from "./plain.ts";
 import { wasmAccess } from "./wasm.ts";
+import { webgpuAccess } from "./webgpu.ts";
 
 const known = new WeakMap<object, Access>();
 
@@ -9,6 +10,10 @@ const known = new WeakMap<object, Access>();
 export function accessTo(backend: object): Access {
   let access = known.get(backend);
   if (!access)
-    known.set(backend, (access = wasmAccess(backend) ?? plainAccess(backend)));
+    known.set(
+      backend,
+      (access =
+        webgpuAccess(backend) ?? wasmAccess(backend) ?? plainAccess(backend)),
+    );
   return access;
 }

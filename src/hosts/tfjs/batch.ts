@@ -22,7 +22,7 @@ export class Batch {
   /** Whether a step must know all gradients before it changes anything. */
   readonly #whole: boolean;
   /** Of each portion of the last step, when there were several. */
-  #portions: Stats[] = [];
+  #portions: (Stats | Promise<Stats>)[] = [];
 
   constructor(
     recipe: Recipe,
@@ -52,7 +52,7 @@ export class Batch {
     const { handle, access } = this;
     handle.lr = lr;
     const portions =
-      access.inPlace || this.#whole ? [updates] : portionsOf(updates);
+      access.portions && !this.#whole ? portionsOf(updates) : [updates];
     this.#portions = [];
     for (const portion of portions)
       access.update(portion, (gradients, parameters) => {
@@ -60,15 +60,19 @@ export class Batch {
           { ...this.#none, ...gradients },
           { parameters, step: t },
         );
-        // Engines that take portions know at once; a device is only asked by stats().
-        const stats = portions.length > 1 ? handle.stats() : undefined;
-        if (stats && !(stats instanceof Promise)) this.#portions.push(stats);
+        if (portions.length > 1) this.#portions.push(handle.stats());
       });
   }
 
   /** What happened in the last step. */
-  stats(): readonly (Stats | Promise<Stats>)[] {
-    return this.#portions.length > 0 ? this.#portions : [this.handle.stats()];
+  async stats(): Promise<Stats[]> {
+    const known = this.#portions;
+    // A device is only asked when somebody wants to know.
+    return Promise.all(
+      (known.length > 0 ? known : [this.handle.stats()]).map(
+        async (one) => one,
+      ),
+    );
   }
 }
 

@@ -49,6 +49,11 @@ export abstract class LowbitOptimizer extends Optimizer {
   #exported: Tensor[] = [];
   #disposed = false;
 
+  /** The base class says yes to every optimizer there is. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return Function.prototype[Symbol.hasInstance].call(this, value);
+  }
+
   constructor(
     factory: OptimizerFactory,
     learningRate: LearningRate | undefined,
@@ -59,6 +64,8 @@ export abstract class LowbitOptimizer extends Optimizer {
     this.#parsed = parseOptions(factory, learningRate, options);
     this.#options = { ...options };
     this.#learningRate = this.#parsed.recipe.lr;
+    // So that what must be tried out has been when the first step comes.
+    if (engine().backendName) accessTo(engine().backend);
   }
 
   /** A number, or a function of the step (the first is 1). Set it whenever you like. */
@@ -114,7 +121,7 @@ export abstract class LowbitOptimizer extends Optimizer {
         throw new TypeError(`${this.#name}: two gradients for '${name}'`);
       names.add(name);
       // Variables that a loss does not depend on have none.
-      if ((gradient as Tensor | null | undefined) == null) return [];
+      if (!(gradient as Tensor | null | undefined)) return [];
       checkGradient(this.#name, variable, gradient);
       return variable.size === 0 ? [] : [{ variable, gradient }];
     });
@@ -249,9 +256,19 @@ export abstract class LowbitOptimizer extends Optimizer {
   /** What happened in the last step: elements left out, and the norm with `maxGradNorm`. */
   async stats(): Promise<Stats> {
     this.#checkAlive();
-    const stats = await Promise.all(this.#last.flatMap((one) => one.stats()));
     const { iterations } = this;
-    return joinStats(iterations, this.#rateAt(Math.max(1, iterations)), stats);
+    const all = await Promise.all(this.#last.map((batch) => batch.stats()));
+    const rate = this.#rateAt(Math.max(1, iterations));
+    return joinStats(iterations, rate, all.flat());
+  }
+
+  /**
+   * Resolves when the way that steps will take is settled. On WebGPU the fastest is
+   * tried out first, which takes a moment; steps taken before are right, too,
+   * but need room for copies.
+   */
+  async ready(): Promise<void> {
+    await accessTo(engine().backend).ready;
   }
 
   /** Where steps run, in words, and how the numbers are reached. */

@@ -30,7 +30,8 @@ export function plainAccess(backend: object): Access {
   return {
     description: `${engine.name}, through dataSync and assign`,
     engine,
-    inPlace: false,
+    ready: Promise.resolve(),
+    portions: true,
     onDevice: false,
     update(updates, apply) {
       const gradients: Record<string, Float32Array> = {};

@@ -73,7 +73,8 @@ export function wasmAccess(backend: object): Access | undefined {
   return {
     description: "wasm, in place on the heap of TensorFlow.js",
     engine: heap,
-    inPlace: true,
+    ready: Promise.resolve(),
+    portions: false,
     onDevice: false,
     update(updates, apply) {
       // Somebody else has the same numbers, and must not see them change.
