@@ -6,6 +6,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "train a small GPT on text and see what low-bit state saves",
     load: async () => (await import("./train/command.ts")).train,
   },
+  compare: {
+    summary: "train with several optimizers and compare them, with a report",
+    load: async () => (await import("./compare/command.ts")).compare,
+  },
   plan: {
     summary: "tell what training a model takes, and which models fit",
     load: async () => (await import("./plan/command.ts")).plan,

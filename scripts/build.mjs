@@ -1,9 +1,11 @@
-// src/ -> dist/ and cli/ -> dist/cli/, only what changed.
+// src/ -> dist/ and cli/ -> dist/cli/, only what changed; the report of
+// `lowbit compare` as one page without dependencies.
 
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { buildSync } from "esbuild";
 
 const root = path.resolve(import.meta.dirname, "..");
 
@@ -15,7 +17,38 @@ export function build() {
     { cwd: root, stdio: "inherit" },
   );
   removeLeftovers();
+  buildPage();
   return run.status === 0;
+}
+
+/**
+ * cli/compare/page/ -> dist/cli/compare/report.html: the page with its script,
+ * its style and the plotting library inside, as it must work without a network.
+ */
+export function buildPage() {
+  const page = path.join(root, "cli/compare/page");
+  const { outputFiles } = buildSync({
+    entryPoints: [path.join(page, "main.ts")],
+    bundle: true,
+    minify: true,
+    format: "iife",
+    target: "es2022",
+    legalComments: "inline",
+    write: false,
+    logLevel: "warning",
+  });
+  // A script in a page ends at its first `</script`, wherever that stands.
+  const script = outputFiles[0].text.replaceAll("</script", "<\\/script");
+  const style = fs.readFileSync(path.join(page, "style.css"), "utf8");
+  const html = fs
+    .readFileSync(path.join(page, "page.html"), "utf8")
+    .replace("/* style */", () => style)
+    .replace("/* script */", () => script);
+  const file = path.join(root, "dist/cli/compare/report.html");
+  fs.mkdirSync(path.dirname(file), { recursive: true });
+  // Renamed into place, as tests may be reading it.
+  fs.writeFileSync(`${file}.${process.pid}`, html);
+  fs.renameSync(`${file}.${process.pid}`, file);
 }
 
 /** tsc never deletes: a file renamed in src/ would stay in dist/, and ship. */

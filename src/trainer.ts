@@ -16,7 +16,7 @@ export {
 } from "./train/model.ts";
 export { trainOptions, type Option } from "./train/options.ts";
 export type { CodeUse, QuantizationError } from "./train/quantization.ts";
-export { trainRecipe } from "./train/recipe.ts";
+export { optimizerName, trainRecipe } from "./train/recipe.ts";
 export { run, type TrainEvent } from "./train/run.ts";
 export { learningRate, type Schedule } from "./train/schedule.ts";
 export { Split } from "./train/split.ts";

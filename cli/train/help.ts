@@ -15,7 +15,10 @@ export function trainHelp(): string {
     const rows = Object.entries(trainOptions)
       .filter(([, option]) => option.group === group)
       .map(([key, option]) =>
-        row(`--${optionName(key)} ${placeholder(option)}`, describe(option)),
+        row(
+          `--${optionName(key)} ${placeholder(option)}`,
+          describeOption(option),
+        ),
       );
     return [`${heading}:`, ...rows].join("\n");
   });
@@ -64,14 +67,14 @@ config.json (repeats the run) and summary.json.
 Exit code 0: done; 2: what was asked for cannot work; 130: ended by Ctrl-C.`;
 }
 
-function placeholder(option: Option): string {
+export function placeholder(option: Option): string {
   if (option.kind === "text") return "TEXT";
   if (option.kind === "choice") return "NAME";
   return option.kind === "integer" ? "N" : "X";
 }
 
 /** A default that shows: not the line break, which has its own words. */
-function describe({ help, default: value }: Option): string {
+export function describeOption({ help, default: value }: Option): string {
   if (value === undefined || /default/.test(help)) return help;
   return `${help} (default: ${value})`;
 }

@@ -23,3 +23,16 @@ export function trainRecipe(config: TrainConfig): Recipe {
     throw asInputError(error);
   }
 }
+
+/**
+ * The name that the registry gives an optimizer: `adamw8bit` for `AdamW_8bit`.
+ *
+ * @throws InputError for an unknown one.
+ */
+export function optimizerName(name: string): string {
+  try {
+    return optimizerByName(name).optimizerName;
+  } catch (error) {
+    throw asInputError(error);
+  }
+}
