@@ -20,7 +20,15 @@ export { optimizerName, trainRecipe } from "./train/recipe.ts";
 export { run, type TrainEvent } from "./train/run.ts";
 export { learningRate, type Schedule } from "./train/schedule.ts";
 export { Split } from "./train/split.ts";
-export { Trainer, type StepResult } from "./train/trainer.ts";
+export {
+  Trainer,
+  type Position,
+  type Saved,
+  type StepResult,
+} from "./train/trainer.ts";
+export type { RandomState } from "./train/random.ts";
+export { FileError } from "./io/fault.ts";
+export type { ByteSource } from "./io/source.ts";
 export {
   readSafetensors,
   writeSafetensors,

@@ -337,7 +337,10 @@ describe("Ctrl-C", () => {
     const both = { step: "SIGINT", interrupted: "SIGINT" } as const;
     expect(await interrupt("twice", both)).toBe(130);
     const folder = path.join(home, "twice");
-    for (const name of fs.readdirSync(folder)) {
+    for (const name of fs
+      .readdirSync(folder, { recursive: true, encoding: "utf8" })
+      .filter((name) => !name.includes(".part"))) {
+      if (fs.statSync(path.join(folder, name)).isDirectory()) continue;
       const bytes = fs.readFileSync(path.join(folder, name));
       if (name.endsWith(".json")) JSON.parse(bytes.toString());
       if (name.endsWith(".safetensors")) readSafetensors(bytes);

@@ -111,7 +111,8 @@ describe("a run", () => {
       if (event.kind === "step" && event.step === 3) controller.abort();
     }
     expect(events.at(-1)).toEqual({ kind: "end", step: 3, aborted: true });
-    expect(events.at(-2)).toMatchObject({ kind: "step", step: 3 });
+    expect(events.at(-2)).toEqual({ kind: "save", step: 3 });
+    expect(events.at(-3)).toMatchObject({ kind: "step", step: 3 });
   });
 
   test("takes no more memory with more steps, looks and samples", async () => {

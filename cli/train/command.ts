@@ -1,13 +1,16 @@
 import path from "node:path";
 import {
+  FileError,
+  InputError,
   resolveConfig,
   run,
   Trainer,
-  writeSafetensors,
   type TrainEvent,
 } from "lowbit/trainer";
 import type { Command } from "../command.ts";
 import { openTerminal } from "../terminal.ts";
+import { Checkpoints } from "./checkpoints.ts";
+import { sha256 } from "./durable.ts";
 import { parseFlags, type Flags } from "./flags.ts";
 import { trainHelp } from "./help.ts";
 import { catchInterrupts } from "./interrupt.ts";
@@ -18,9 +21,22 @@ import {
   quietReporter,
   type Reporter,
 } from "./reporter.ts";
+import { checkText, openRun, type Past } from "./resume.ts";
 import { Screen } from "./screen.ts";
 import { Tally } from "./summary.ts";
 import { readText, type Text } from "./text.ts";
+
+/** A run that is about to begin, or to go on. */
+interface Start {
+  readonly trainer: Trainer;
+  readonly text: Text;
+  readonly data: readonly string[] | undefined;
+  readonly outputs: Outputs;
+  readonly checkpoints: Checkpoints;
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal;
+  readonly past: Past | undefined;
+}
 
 /** `lowbit train` */
 export const train: Command = {
@@ -28,16 +44,32 @@ export const train: Command = {
   async run(args) {
     const flags = parseFlags(args);
     // Everything that can be wrong is found before anything is written.
-    const config = resolveConfig(flags.options);
-    const folder = flags.out ?? defaultFolder(config.optimizer);
-    const outputs = new Outputs(folder, flags.overwrite);
-    const text = readText(flags.data);
+    const past =
+      flags.resume === undefined ? undefined : openRun(flags, flags.resume);
+    const options = past?.options ?? flags.options;
+    const config = resolveConfig(options);
+    const folder = past?.folder ?? flags.out ?? defaultFolder(config.optimizer);
+    const fresh = flags.overwrite ? "overwrite" : "fresh";
+    const outputs = new Outputs(folder, past ? "resume" : fresh);
+    const data = past?.data ?? flags.data;
+    const text = readText(data);
+    if (past?.from) checkText(past.from.run, text);
     const reporter = chooseReporter(flags);
     const interrupt = catchInterrupts(() => reporter.interrupted());
     let trainer: Trainer | undefined;
     try {
-      trainer = await Trainer.create(text.bytes, flags.options);
-      await follow(trainer, text, flags, outputs, reporter, interrupt.signal);
+      trainer = await Trainer.create(text.bytes, options);
+      await restore(trainer, past);
+      await follow({
+        trainer,
+        text,
+        data,
+        outputs,
+        checkpoints: new Checkpoints(outputs.folder),
+        reporter,
+        signal: interrupt.signal,
+        past,
+      });
     } finally {
       trainer?.dispose();
       interrupt.release();
@@ -46,53 +78,112 @@ export const train: Command = {
   },
 };
 
+/** Puts a trainer where its run was. */
+async function restore(trainer: Trainer, past: Past | undefined) {
+  if (!past?.from) return;
+  const { name, run } = past.from;
+  const saved = past.checkpoints.open(name, run);
+  try {
+    await trainer.restore(saved);
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    throw new InputError(`--resume: ${name}: ${error.message}`, {
+      cause: error,
+    });
+  } finally {
+    saved.close();
+  }
+}
+
 function chooseReporter({ quiet, json }: Flags): Reporter {
   if (json) return jsonReporter;
   if (quiet) return quietReporter;
   return new Screen(openTerminal(process.stdout), process.stdout);
 }
 
-async function follow(
-  trainer: Trainer,
-  text: Text,
-  flags: Flags,
-  outputs: Outputs,
-  reporter: Reporter,
-  signal: AbortSignal,
-): Promise<void> {
+async function follow(start: Start): Promise<void> {
+  const { trainer, text, outputs, reporter, past } = start;
+  const before = past?.from?.run;
   reporter.start(trainer, text);
-  const tally = new Tally();
-  const samples: string[] = [];
+  for (const notice of past?.notices ?? []) reporter.notice(notice);
+  const tally = new Tally(before?.progress);
+  const samples = [...(before?.samples ?? [])];
+  const looked = before?.progress.looked;
   try {
-    outputs.open();
-    outputs.write("config.json", configFile(trainer, flags));
-    for await (const event of run(trainer, signal)) {
+    outputs.open(
+      ({ step, validationLoss }) =>
+        step! <=
+        (validationLoss === undefined ? trainer.steps : (looked ?? -1)),
+    );
+    past?.checkpoints.putAside(past.notices.length);
+    await outputs.write("config.json", configFile(start));
+    for await (const event of run(trainer, start.signal, looked)) {
       tally.add(event);
-      reporter.event(event);
       if (event.kind === "sample")
         samples.push(`--- step ${event.step}\n${decode(event.text)}\n`);
       if (event.kind === "step" || event.kind === "validation")
         outputs.log(logLine(event));
+      if (event.kind === "save" && !(await save(start, tally, samples)))
+        continue;
+      reporter.event(event);
     }
   } catch (error) {
     // Nothing learned, nothing to keep.
-    if (trainer.steps === 0) outputs.discard();
+    if (trainer.steps === 0 && !past) outputs.discard();
     throw error;
   }
   const summary = tally.summary(trainer, text);
   outputs.closeLog();
-  outputs.write("samples.txt", samples.join("\n"));
-  outputs.write("model.safetensors", weightsFile(trainer));
-  outputs.write("summary.json", `${JSON.stringify(summary, null, 2)}\n`);
+  await outputs.write("samples.txt", samples.join("\n"));
+  await outputs.write("model.safetensors", trainer.modelFile());
+  // Last: it says that the run has ended.
+  await outputs.write("summary.json", `${JSON.stringify(summary, null, 2)}\n`);
   reporter.end(summary, path.relative(process.cwd(), outputs.folder) || ".");
 }
 
-/** What `--config` reads to repeat the run; files by their full names. */
-function configFile(trainer: Trainer, { data }: Flags): string {
-  const full = data?.map((name) => (name === "-" ? "-" : path.resolve(name)));
+/** Saves a checkpoint. A disk that is full today must not end the run. */
+async function save(
+  { trainer, text, data, outputs, checkpoints, reporter }: Start,
+  tally: Tally,
+  samples: readonly string[],
+): Promise<boolean> {
+  try {
+    outputs.flushLog();
+    await checkpoints.save({
+      run: {
+        position: trainer.position,
+        config: trainer.config,
+        data: fullNames(data),
+        text: { bytes: text.bytes.length, sha256: sha256(text.bytes) },
+        progress: tally.progress,
+        samples,
+      },
+      model: trainer.modelFile(),
+      optimizer: trainer.optimizerFile(),
+    });
+    return true;
+  } catch (error) {
+    // Only a disk says such things; anything else is a mistake of ours.
+    if (!(error instanceof Error && "code" in error && "syscall" in error))
+      throw error;
+    const [last] = checkpoints.names();
+    reporter.notice(
+      `no checkpoint could be saved at step ${trainer.steps}: ${error.message}; ${last ? `the last is ${last}` : "there is none yet"}`,
+    );
+    return false;
+  }
+}
+
+/** What `--config` reads to repeat the run. */
+function configFile({ trainer, data }: Start): string {
+  const full = fullNames(data);
   const config = { ...(full ? { data: full } : {}), ...trainer.config };
   return `${JSON.stringify(config, null, 2)}\n`;
 }
+
+/** Files as they are called from any folder. */
+const fullNames = (data: Start["data"]) =>
+  data?.map((name) => (name === "-" ? "-" : path.resolve(name)));
 
 function logLine(
   event: Extract<TrainEvent, { kind: "step" | "validation" }>,
@@ -108,20 +199,4 @@ function logLine(
     ...(nonFinite === 0 ? {} : { nonFinite }),
     tokensPerSecond: Math.round((1000 * tokens) / milliseconds),
   };
-}
-
-function weightsFile(trainer: Trainer): Uint8Array {
-  const { layers, heads, width, context } = trainer.config;
-  return writeSafetensors(
-    Object.fromEntries(
-      Object.entries(trainer.weights()).map(([name, { data, shape }]) => [
-        name,
-        { dtype: "F32" as const, shape, data },
-      ]),
-    ),
-    {
-      model: JSON.stringify({ layers, heads, width, context }),
-      step: String(trainer.steps),
-    },
-  );
 }

@@ -13,6 +13,8 @@ export interface Flags {
   readonly data: readonly string[] | undefined;
   readonly out: string | undefined;
   readonly overwrite: boolean;
+  /** Folder of a run that is to go on. */
+  readonly resume: string | undefined;
   readonly quiet: boolean;
   readonly json: boolean;
   /** For `resolveConfig`: the configuration file's, then the flags'. */
@@ -23,6 +25,7 @@ const own = {
   data: "list",
   out: "text",
   config: "text",
+  resume: "text",
   overwrite: "switch",
   quiet: "switch",
   json: "switch",
@@ -35,16 +38,30 @@ export function parseFlags(args: readonly string[]): Flags {
     command: "train",
     stray: "text to train on comes after --data",
   });
+  if (texts.resume !== undefined) checkAlone(texts, switches);
   const file = texts.config === undefined ? {} : readConfig(texts.config);
   const { data: fileData, ...fileOptions } = file;
   return {
     data: lists.data ?? checkData(fileData),
     out: texts.out,
     overwrite: switches.has("overwrite"),
+    resume: texts.resume,
     quiet: switches.has("quiet"),
     json: switches.has("json"),
     options: { ...fileOptions, ...runOptions(texts) },
   };
+}
+
+/** A run that goes on has its folder and its configuration. */
+function checkAlone(
+  texts: Readonly<Record<string, string | undefined>>,
+  switches: ReadonlySet<string>,
+): void {
+  for (const name of ["out", "config", "overwrite"])
+    if (texts[name] !== undefined || switches.has(name))
+      throw new InputError(
+        `--resume goes on in the run's own folder and with its configuration; leave --${name} out`,
+      );
 }
 
 /** A flag for each option of a run, except some. */

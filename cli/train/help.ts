@@ -31,6 +31,8 @@ Usage: lowbit train [options]
   lowbit train --data book.txt             a text of yours
   lowbit train --data src --steps 1000     every file in a folder
   lowbit train --optimizer adamw4bit       4 bits instead of 8
+  lowbit train --save-every 100            with checkpoints; after a crash, or Ctrl-C:
+  lowbit train --resume runs/a             the run goes on as if nothing had happened
   lowbit train --config runs/a/config.json --seed 1      a run again, with another seed
 
 Text and outputs:
@@ -44,6 +46,10 @@ ${[
   row(
     "--config FILE",
     "Options from a JSON file, as the config.json of a run; flags win",
+  ),
+  row(
+    "--resume DIR",
+    "Go on with the run in that folder from its last checkpoint: the same text and the same options, bit for bit as without the stop. Only device, threads, eval-every, save-every and what concerns generated text may be given anew (and steps, with a constant schedule)",
   ),
   row("--quiet", "Print only where the outputs are"),
   row("--json", "Print one JSON object a line, for programs"),
@@ -59,10 +65,11 @@ The model is computed by jax-js (npm install @jax-js/jax), the optimizer by lowb
           pays only for models larger than the default.
   cpu     plain JavaScript, a hundred times slower: to check the others on tiny models.
 
-Ctrl-C ends after the step under way and keeps what is done; twice ends at once.
+Ctrl-C ends after the step under way, saves a checkpoint and writes the outputs;
+twice ends at once.
 
 Outputs: model.safetensors (float32), log.jsonl (one line a step), samples.txt,
-config.json (repeats the run) and summary.json.
+config.json (repeats the run) and summary.json; in checkpoints/ the last two.
 
 Exit code 0: done; 2: what was asked for cannot work; 130: ended by Ctrl-C.`;
 }

@@ -1,6 +1,8 @@
 import fs from "node:fs";
 import path from "node:path";
 import { InputError } from "lowbit/trainer";
+import { Checkpoints } from "./checkpoints.ts";
+import { flushFolder, writeFlushed, type Chunks } from "./durable.ts";
 
 const names = [
   "config.json",
@@ -19,31 +21,43 @@ export type OutputName = (typeof names)[number];
  */
 export class Outputs {
   readonly folder: string;
-  readonly #overwrite: boolean;
+  readonly #use: "fresh" | "overwrite" | "resume";
   /** The topmost folder that we made, to be removed when nothing came of it. */
   #made: string | undefined;
   #log: number | undefined;
 
-  /** @throws InputError when something is in the way. Nothing is written yet. */
-  constructor(folder: string, overwrite: boolean) {
+  /**
+   * @param use what to do with a folder that has something in it: to refuse it,
+   * to replace an earlier run's outputs, or to go on with them
+   * @throws InputError when something is in the way. Nothing is written yet.
+   */
+  constructor(folder: string, use: "fresh" | "overwrite" | "resume") {
     this.folder = path.resolve(folder);
-    this.#overwrite = overwrite;
+    this.#use = use;
     const found = fs.statSync(this.folder, { throwIfNoEntry: false });
     if (found && !found.isDirectory())
       throw new InputError(`--out '${folder}' is a file; give a folder`);
-    if (found && !overwrite && fs.readdirSync(this.folder).length > 0)
+    if (found && use === "fresh" && fs.readdirSync(this.folder).length > 0)
       throw new InputError(
         `--out '${folder}' is not empty; give another folder, or --overwrite`,
       );
   }
 
-  /** Makes the folder and clears an earlier run's outputs away. */
-  open(): void {
+  /**
+   * Makes the folder and clears an earlier run's outputs away.
+   *
+   * @param keep of the log of a run that goes on, which lines stay
+   */
+  open(keep: (line: Readonly<Record<string, number>>) => boolean): void {
     try {
       this.#made = fs.mkdirSync(this.folder, { recursive: true });
-      if (this.#overwrite)
+      if (this.#use === "overwrite") {
+        new Checkpoints(this.folder).clear();
         for (const name of names) fs.rmSync(this.#path(name), { force: true });
-      this.#log = fs.openSync(this.#part("log.jsonl"), "w");
+      }
+      if (this.#use === "resume") this.#restoreLog(keep);
+      const mode = this.#use === "resume" ? "a" : "w";
+      this.#log = fs.openSync(this.#part("log.jsonl"), mode);
     } catch (error) {
       throw new InputError(
         `cannot write to '${this.folder}': ${(error as Error).message}`,
@@ -52,16 +66,46 @@ export class Outputs {
     }
   }
 
+  /** A crash may have cut the log's last line off, or left lines of steps that were not saved. */
+  #restoreLog(keep: Parameters<Outputs["open"]>[0]): void {
+    const part = this.#part("log.jsonl");
+    const file = fs.existsSync(part) ? part : this.#path("log.jsonl");
+    const text = fs.existsSync(file) ? fs.readFileSync(file, "utf8") : "";
+    const kept = text.split("\n").filter((line) => {
+      try {
+        return keep(JSON.parse(line) as Record<string, number>);
+      } catch {
+        return false;
+      }
+    });
+    const lines = kept.map((line) => `${line}\n`).join("");
+    fs.writeFileSync(`${part}.part`, lines, { flush: true });
+    fs.renameSync(`${part}.part`, part);
+    // What they say is no longer so.
+    fs.rmSync(this.#path("summary.json"), { force: true });
+    fs.rmSync(this.#path("log.jsonl"), { force: true });
+  }
+
   /** Writes a whole file. */
-  write(name: OutputName, content: string | Uint8Array): void {
-    fs.writeFileSync(this.#part(name), content, { flush: true });
+  async write(name: OutputName, content: string | Chunks): Promise<void> {
+    const chunks =
+      typeof content === "string"
+        ? [new TextEncoder().encode(content)]
+        : content;
+    await writeFlushed(fs, this.#part(name), chunks);
     fs.renameSync(this.#part(name), this.#path(name));
+    flushFolder(fs, this.folder);
   }
 
   /** Adds a line to the log. */
   log(line: Readonly<Record<string, unknown>>): void {
     if (this.#log !== undefined)
       fs.writeSync(this.#log, `${JSON.stringify(line)}\n`);
+  }
+
+  /** Waits until the log is on the disk, as far as it goes. */
+  flushLog(): void {
+    if (this.#log !== undefined) fs.fsyncSync(this.#log);
   }
 
   closeLog(): void {

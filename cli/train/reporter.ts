@@ -6,6 +6,8 @@ import type { Text } from "./text.ts";
 export interface Reporter {
   start(trainer: Trainer, text: Text): void;
   event(event: TrainEvent): void;
+  /** Something that a person should know and that ends nothing. */
+  notice(text: string): void;
   /** The user wants to end; a step may still be under way. */
   interrupted(): void;
   end(summary: Summary, folder: string): void;
@@ -15,6 +17,7 @@ export interface Reporter {
 export const quietReporter: Reporter = {
   start() {},
   event() {},
+  notice: (text) => console.error(`lowbit: ${text}`),
   interrupted() {},
   end: (_summary, folder) => console.log(folder),
 };
@@ -25,6 +28,7 @@ export const jsonReporter: Reporter = {
     print({
       event: "start",
       config: trainer.config,
+      step: trainer.steps,
       parameters: trainer.parameterCount,
       ...trainer.description,
       text: describeText(trainer, text),
@@ -35,6 +39,7 @@ export const jsonReporter: Reporter = {
     const bytes = "text" in rest ? { text: decode(rest.text) } : {};
     print({ event: kind, ...rest, ...bytes });
   },
+  notice: (text) => print({ event: "notice", message: text }),
   interrupted: () => print({ event: "interrupted" }),
   end: (summary, folder) => print({ event: "end", ...summary, folder }),
 };

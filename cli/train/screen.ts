@@ -14,6 +14,7 @@ export class Screen implements Reporter {
   #prompt = "";
   #pace = new Pace();
   #warned = false;
+  #saved: number | undefined;
   /** Whether the line under the cursor is a progress bar. */
   #barShown = false;
 
@@ -53,6 +54,9 @@ export class Screen implements Reporter {
         `${config.optimizer}, lr ${short(config.lr)} (warm-up ${plural(config.warmup, "step")}, then ${config.schedule}${config.schedule === "constant" ? "" : ` to ${short(config.minLr)}`}), weight decay ${short(config.weightDecay)}`,
       ],
       ["state", stateLine(stateBytes, stateBytes32)],
+      ...(trainer.steps > 0
+        ? ([["goes on", `after ${plural(trainer.steps, "step")}`]] as const)
+        : []),
       ["runs on", `${model}; optimizer on ${optimizer}`],
     ]);
     this.#line("");
@@ -68,10 +72,17 @@ export class Screen implements Reporter {
         );
       case "sample":
         return this.#sample(event.step, event.text);
+      case "save":
+        this.#saved = event.step;
+        return;
       case "end":
         return this.#clearBar();
     }
     return event satisfies never;
+  }
+
+  notice(text: string): void {
+    this.#line(text);
   }
 
   interrupted(): void {
@@ -101,6 +112,9 @@ export class Screen implements Reporter {
         `${(100 * optimizerShare).toPrecision(2)}% of the steps' time`,
       ],
       ["outputs", folder],
+      ...(status === "interrupted" && this.#saved === summary.steps
+        ? ([["go on with", `lowbit train --resume ${folder}`]] as const)
+        : []),
     ]);
   }
 

@@ -1,6 +1,6 @@
-import { createHash } from "node:crypto";
 import type { TrainEvent, Trainer } from "lowbit/trainer";
 import { version } from "../version.ts";
+import { sha256 } from "./durable.ts";
 import type { Text } from "./text.ts";
 
 /** What a run came to: `summary.json`, and the last lines on the screen. */
@@ -33,47 +33,84 @@ export interface Summary {
   readonly versions: { readonly lowbit: string; readonly node: string };
 }
 
+/** What of a run is summed up; saved with it. */
+export interface Progress {
+  readonly seconds: number;
+  readonly steps: number;
+  readonly tokens: number;
+  readonly milliseconds: number;
+  readonly optimizerMilliseconds: number;
+  readonly trainLoss: Summary["trainLoss"];
+  readonly validationLoss: Summary["validationLoss"];
+  /** Step of the last look at the validation loss; -1 for none. */
+  readonly looked: number;
+}
+
+const nothing: Progress = {
+  seconds: 0,
+  steps: 0,
+  tokens: 0,
+  milliseconds: 0,
+  optimizerMilliseconds: 0,
+  trainLoss: {},
+  validationLoss: {},
+  looked: -1,
+};
+
 /** Watches a run and sums it up. */
 export class Tally {
   readonly #start = performance.now();
-  #steps = 0;
-  #tokens = 0;
-  #milliseconds = 0;
-  #optimizerMilliseconds = 0;
-  #train: { first?: number; last?: number } = {};
-  #validation: { first?: number; last?: number } = {};
+  readonly #before: number;
+  #progress: Progress;
   #aborted = false;
 
+  /** @param before of the part of the run that was saved. */
+  constructor(before: Progress = nothing) {
+    this.#before = before.seconds;
+    this.#progress = before;
+  }
+
+  get progress(): Progress {
+    const seconds = this.#before + (performance.now() - this.#start) / 1000;
+    return { ...this.#progress, seconds };
+  }
+
   add(event: TrainEvent): void {
+    const before = this.#progress;
     if (event.kind === "validation")
-      this.#validation = {
-        first: event.loss,
-        ...this.#validation,
-        last: event.loss,
+      this.#progress = {
+        ...before,
+        looked: event.step,
+        validationLoss: withLast(before.validationLoss, event.loss),
       };
     if (event.kind === "end") this.#aborted = event.aborted;
-    if (event.kind !== "step") return;
-    this.#steps = event.step;
-    this.#train = { first: event.loss, ...this.#train, last: event.loss };
-    this.#tokens += event.tokens;
-    this.#milliseconds += event.milliseconds;
-    this.#optimizerMilliseconds += event.optimizerMilliseconds;
+    if (event.kind === "step")
+      this.#progress = {
+        ...before,
+        steps: event.step,
+        trainLoss: withLast(before.trainLoss, event.loss),
+        tokens: before.tokens + event.tokens,
+        milliseconds: before.milliseconds + event.milliseconds,
+        optimizerMilliseconds:
+          before.optimizerMilliseconds + event.optimizerMilliseconds,
+      };
   }
 
   summary(trainer: Trainer, text: Text): Summary {
     const { stateBytes, stateBytes32 } = trainer.memory();
     const { model, optimizer } = trainer.description;
-    const milliseconds = Math.max(this.#milliseconds, Number.MIN_VALUE);
+    const { seconds, steps, tokens, ...progress } = this.progress;
+    const milliseconds = Math.max(progress.milliseconds, Number.MIN_VALUE);
     return {
       status: this.#aborted ? "interrupted" : "finished",
-      steps: this.#steps,
+      steps,
       parameters: trainer.parameterCount,
-      seconds: (performance.now() - this.#start) / 1000,
-      tokens: this.#tokens,
-      tokensPerSecond: (1000 * this.#tokens) / milliseconds,
-      optimizerShare: this.#optimizerMilliseconds / milliseconds,
-      trainLoss: this.#train,
-      validationLoss: this.#validation,
+      seconds,
+      tokens,
+      tokensPerSecond: (1000 * tokens) / milliseconds,
+      optimizerShare: progress.optimizerMilliseconds / milliseconds,
+      trainLoss: progress.trainLoss,
+      validationLoss: progress.validationLoss,
       stateBytes,
       stateBytes32,
       text: describeText(trainer, text),
@@ -84,6 +121,12 @@ export class Tally {
   }
 }
 
+const withLast = (losses: Summary["trainLoss"], last: number) => ({
+  first: last,
+  ...losses,
+  last,
+});
+
 export function describeText(trainer: Trainer, text: Text): Summary["text"] {
   return {
     description: text.description,
@@ -91,6 +134,6 @@ export function describeText(trainer: Trainer, text: Text): Summary["text"] {
     bytes: text.bytes.length,
     trainBytes: trainer.split.trainBytes,
     validationBytes: trainer.split.validationBytes,
-    sha256: createHash("sha256").update(text.bytes).digest("hex"),
+    sha256: sha256(text.bytes),
   };
 }

@@ -74,6 +74,21 @@ export function writeSafetensors(
   tensors: SafeTensors["tensors"],
   metadata: SafeTensors["metadata"] = {},
 ): Uint8Array<ArrayBuffer> {
+  const chunks = [...safetensorsChunks(tensors, metadata)];
+  const file = new Uint8Array(chunks.reduce((sum, one) => sum + one.length, 0));
+  let offset = 0;
+  for (const chunk of chunks) {
+    file.set(chunk, offset);
+    offset += chunk.length;
+  }
+  return file;
+}
+
+/** The same file piece by piece, none of which is a copy but the header. */
+export function* safetensorsChunks(
+  tensors: SafeTensors["tensors"],
+  metadata: SafeTensors["metadata"] = {},
+): Generator<Uint8Array, void, undefined> {
   const sorted = Object.entries(tensors).sort(
     ([nameA, a], [nameB, b]) =>
       b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT ||
@@ -84,20 +99,9 @@ export function writeSafetensors(
       throw new RangeError(
         `writeSafetensors: '${name}' is ${dtype} of shape [${shape.join(", ")}], its data is ${data.constructor.name} of ${data.length}`,
       );
-  const head = makeHeader(sorted, metadata);
-  const size = sorted.reduce(
-    (sum, [, { data }]) => sum + data.byteLength,
-    head.length,
-  );
-  const file = new Uint8Array(size);
-  file.set(head);
-  let offset = head.length;
-  for (const [, { data }] of sorted) {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    file.set(bytes, offset);
-    offset += bytes.length;
-  }
-  return file;
+  yield makeHeader(sorted, metadata);
+  for (const [, { data }] of sorted)
+    yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
 /**

@@ -23,6 +23,8 @@ export interface TrainConfig {
   readonly steps: number;
   readonly batch: number;
   readonly evalEvery: number;
+  /** Steps between checkpoints; 0: none, but when a run is ended early. */
+  readonly saveEvery: number;
   readonly seed: number;
   readonly layers: number;
   readonly heads: number;

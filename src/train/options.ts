@@ -75,6 +75,11 @@ export const trainOptions: { readonly [K in keyof TrainConfig]-?: Option } = {
     ...integer(0),
     help: "Steps between looks at the validation loss; 0: only before and after (default: a quarter of the steps)",
   },
+  saveEvery: {
+    group: "training",
+    ...integer(0, { default: 0 }),
+    help: "Steps between checkpoints, from which --resume goes on; 0: only when Ctrl-C ends the run",
+  },
   seed: {
     group: "training",
     ...integer(0, { default: 0, max: 2 ** 32 - 1 }),

@@ -1,3 +1,9 @@
+/** Where a generator stands: its four words, and the second of a pair of normal numbers. */
+export interface RandomState {
+  readonly words: readonly [number, number, number, number];
+  readonly spare?: number;
+}
+
 /**
  * A small seeded generator (sfc32, by Chris Doty-Humphrey): the same seed gives
  * the same run on every machine, which `Math.random` cannot.
@@ -21,6 +27,29 @@ export class Random {
     this.#c = 0x9e3779b9;
     // Neighbouring seeds start alike; the first dozen outputs are spent on that.
     for (let i = 0; i < 12; i++) this.uint32();
+  }
+
+  get state(): RandomState {
+    const words = [this.#a, this.#b, this.#c, this.#counter] as const;
+    return this.#spare === undefined
+      ? { words }
+      : { words, spare: this.#spare };
+  }
+
+  /** @throws TypeError for what no generator's `state` gives. */
+  set state(state: RandomState) {
+    const { words, spare } = state;
+    const isState =
+      Array.isArray(words) &&
+      words.length === 4 &&
+      words.every(Number.isSafeInteger) &&
+      (spare === undefined || Number.isFinite(spare));
+    if (!isState)
+      throw new TypeError(
+        `Random: a state has four whole numbers, given ${JSON.stringify(state)}`,
+      );
+    [this.#a, this.#b, this.#c, this.#counter] = words;
+    this.#spare = spare;
   }
 
   uint32(): number {

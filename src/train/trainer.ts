@@ -1,9 +1,12 @@
+import type { LoadReport } from "../core/checkpoint.ts";
 import type { MemoryReport } from "../core/memory.ts";
 import { createOptimizer } from "../core/create.ts";
 import type { OptimizerHandle } from "../core/optimizer.ts";
+import { safetensorsChunks, type SafeTensors } from "../io/safetensors.ts";
+import type { FileData } from "../io/source.ts";
 import type { Recipe } from "../optimizers/define.ts";
 import { resolveConfig, type TrainConfig } from "./config.ts";
-import { asInputError } from "./errors.ts";
+import { asInputError, InputError } from "./errors.ts";
 import { checkHeap } from "./heap.ts";
 import { Host } from "./host.ts";
 import {
@@ -18,7 +21,7 @@ import {
   type CodeUse,
   type QuantizationError,
 } from "./quantization.ts";
-import { Random } from "./random.ts";
+import { Random, type RandomState } from "./random.ts";
 import { trainRecipe } from "./recipe.ts";
 import { generate } from "./sample.ts";
 import { learningRate } from "./schedule.ts";
@@ -40,6 +43,23 @@ export interface StepResult {
   /** Time of the whole step, and the optimizer's part of it. */
   readonly milliseconds: number;
   readonly optimizerMilliseconds: number;
+}
+
+/** Where a run stands, besides its parameters and its optimizer. */
+export interface Position {
+  /** Steps taken. */
+  readonly step: number;
+  /** Of the generator that draws the batches: the position in the text. */
+  readonly batches: RandomState;
+}
+
+/** All that a run goes on from. */
+export interface Saved {
+  readonly position: Position;
+  /** As from `modelFile`. */
+  readonly model: SafeTensors;
+  /** As from `optimizerFile`. */
+  readonly optimizer: FileData;
 }
 
 /** A byte-level GPT, its text and its optimizer. */
@@ -120,6 +140,66 @@ export class Trainer {
   /** The parameters; they change with every step. */
   weights(): Readonly<Record<string, Parameter>> {
     return this.#parameters;
+  }
+
+  get position(): Position {
+    return { step: this.#step, batches: this.#batches.state };
+  }
+
+  /** The parameters as a safetensors file, piece by piece. */
+  modelFile(): Generator<Uint8Array, void, undefined> {
+    const { layers, heads, width, context } = this.config;
+    return safetensorsChunks(
+      Object.fromEntries(
+        Object.entries(this.#parameters).map(([name, { data, shape }]) => [
+          name,
+          { dtype: "F32" as const, shape, data },
+        ]),
+      ),
+      {
+        model: JSON.stringify({ layers, heads, width, context }),
+        step: String(this.#step),
+      },
+    );
+  }
+
+  /** The optimizer as a safetensors file, piece by piece; no step until its end. */
+  optimizerFile(): AsyncGenerator<Uint8Array, void, undefined> {
+    return this.#optimizer.saveStream();
+  }
+
+  /**
+   * Goes on from where another trainer stood.
+   *
+   * @throws InputError or FileError when something is not this model's; the
+   * trainer is of no use then.
+   */
+  async restore({ position, model, optimizer }: Saved): Promise<LoadReport> {
+    const batches = new Random(0, "");
+    batches.state = position.batches;
+    const known = Object.entries(this.#parameters);
+    if (Object.keys(model.tensors).length !== known.length)
+      throw new InputError(
+        `the model file has ${Object.keys(model.tensors).length} tensors, and the model ${known.length}`,
+      );
+    for (const [name, { shape }] of known) {
+      const saved = model.tensors[name];
+      if (saved?.dtype !== "F32" || String(saved.shape) !== String(shape))
+        throw new InputError(
+          `the model file has no '${name}' in float32 of shape [${shape.join(", ")}]`,
+        );
+    }
+    const report = await this.#optimizer.load(optimizer);
+    if (report.step !== position.step)
+      throw new InputError(
+        `the optimizer had taken ${report.step} steps, and the run ${position.step}`,
+      );
+    for (const [name, { data }] of known)
+      data.set(model.tensors[name]!.data as Float32Array);
+    this.#host.parametersChanged();
+    this.#batches.state = position.batches;
+    this.#step = position.step;
+    return report;
   }
 
   /** One update from the next batch. */
