@@ -1,6 +1,6 @@
 /** How many steps a state has taken, as a number wherever it can be known at once. */
 import { isArray, type Jax, type Tensor } from "./contract.ts";
-import type { JaxHeap } from "./heap.ts";
+import type { Reach } from "./reach.ts";
 
 export class Counts {
   readonly #jax: Jax;
@@ -19,16 +19,11 @@ export class Counts {
   }
 
   /** Undefined for a tracer, and for what a device has yet to compute. */
-  read(count: Tensor, heap: JaxHeap | undefined): number | undefined {
+  read(count: Tensor, reach: Reach | undefined): number | undefined {
     const known = this.#known.get(count);
     if (known !== undefined) return known;
     if (!isArray(this.#jax, count)) return undefined;
     if (count.device === "cpu") return count.ref.dataSync()[0];
-    if (!heap) return undefined;
-    if (!heap.isReady(count)) {
-      if (heap.threaded) return undefined;
-      heap.flush(count);
-    }
-    return count.ref.dataSync()[0];
+    return reach?.read(count);
   }
 }

@@ -13,6 +13,7 @@ import {
 } from "../../formula/assembler.ts";
 import { memoryShape, type HostMemory } from "../../engines/wasm/memory.ts";
 import type { Jax, Tensor } from "./contract.ts";
+import { findBackend, slotOf, watchingMaps } from "./reach.ts";
 
 /** jax-js's record of an allocation. */
 interface Slot {
@@ -152,7 +153,7 @@ export class JaxHeap {
   }
 
   #slot(array: Tensor): Slot {
-    const slot = this.#parts.slots.get(source(array));
+    const slot = this.#parts.slots.get(slotOf(array));
     if (!slot || slot.size < 4 * array.size)
       throw new Error("jax-js: an array's memory is not where it was expected");
     return slot;
@@ -181,7 +182,7 @@ export class JaxHeap {
         shape: [...shape],
         ...(this.#jax.defaultDevice() === "wasm" ? {} : { device: "wasm" }),
       });
-      source(made);
+      slotOf(made);
       return made;
     } finally {
       delete (backend as Partial<Backend>).malloc;
@@ -204,15 +205,11 @@ export class JaxHeap {
 const found = /* @__PURE__ */ new WeakMap<Jax, JaxHeap | undefined>();
 const notYet = /* @__PURE__ */ new Error("not computed yet");
 
-/** The number of an array's slot; makes it contiguous. */
-const source = (array: Tensor): number =>
-  (array as Tensor & { _realizeSource(): number })._realizeSource();
-
 /** The first element, whose reading runs what the array waits for; undefined of none. */
 function firstOf(array: Tensor): Tensor | undefined {
   const { size } = array;
   if (size === 0) return undefined;
-  source(array);
+  slotOf(array);
   return array.ref.reshape([size]).slice([0, 1]);
 }
 
@@ -226,30 +223,15 @@ function placeholder(type: "float32" | "uint32", size: number) {
     : new Uint32Array(zeros, 0, size);
 }
 
-/** Watches jax-js at work. Nothing else runs meanwhile, and all is put back. */
+/** Watches jax-js at work; all is put back. */
 function watch(jax: Jax): Parts | undefined {
   const { numpy: np } = jax;
-  const { get } = Map.prototype;
-  const { Instance } = WebAssembly;
-  let seen: { map: Map<unknown, unknown>; key: unknown; value: unknown }[] = [];
-  let memory: unknown;
-  const watching = <T>(work: () => T): [T, typeof seen] => {
-    seen = [];
-    Map.prototype.get = function (key: unknown) {
-      const value: unknown = get.call(this, key);
-      seen.push({ map: this, key, value });
-      return value;
-    };
-    try {
-      return [work(), seen];
-    } finally {
-      Map.prototype.get = get;
-    }
-  };
+  const backend: unknown = findBackend(jax, "wasm");
   const values = Float32Array.from({ length: 200 }, (_, i) => i);
-  const [array, making] = watching(() => np.array(values, { device: "wasm" }));
-  const backend = making.find(({ key }) => key === "wasm")?.value;
+  const array = np.array(values, { device: "wasm" });
   const sum = np.add(array.ref, 1);
+  const { Instance } = WebAssembly;
+  let memory: unknown;
   WebAssembly.Instance = class extends Instance {
     constructor(module: WebAssembly.Module, imports?: WebAssembly.Imports) {
       super(module, imports);
@@ -261,8 +243,8 @@ function watch(jax: Jax): Parts | undefined {
   } finally {
     WebAssembly.Instance = Instance;
   }
-  const slot = source(array);
-  const [, reading] = watching(() => array.dataSync());
+  const slot = slotOf(array);
+  const [, reading] = watchingMaps(() => array.dataSync());
   const ofSlot = reading.filter(({ key }) => key === slot);
   const slots = ofSlot.find(({ value }) => isSlot(value))?.map;
   const underWay = ofSlot.find(({ value }) => value === undefined)?.map;

@@ -12,7 +12,7 @@ import { watchedNodes } from "../../formula/program.ts";
 import { geometryOf } from "../../formula/small.ts";
 import type { Jax, Tensor } from "./contract.ts";
 import { arrayShape, evaluator, longSum } from "./evaluate.ts";
-import type { StepArrays, StepResult } from "./on-heap.ts";
+import type { StepArrays, StepResult } from "./reach.ts";
 import { openScope, type Scope } from "./scope.ts";
 import { readPiece, writePiece, type Written } from "./stored.ts";
 

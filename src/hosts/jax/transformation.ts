@@ -5,7 +5,7 @@
  */
 import type { MemoryReport } from "../../core/memory.ts";
 import type { Stats } from "../../core/optimizer.ts";
-import { wasmEngineIn, wasmHostStates } from "../../engines/wasm/engine.ts";
+import { wasmHostStates } from "../../engines/wasm/engine.ts";
 import { randomKey } from "../../formats/random.ts";
 import type { Hyper, OptimizerFactory } from "../../optimizers/define.ts";
 import {
@@ -19,12 +19,9 @@ import {
 } from "./contract.ts";
 import { Counts } from "./counts.ts";
 import { JaxHeap } from "./heap.ts";
-import {
-  canStepOn,
-  stepOnHeap,
-  type StepArrays,
-  type StepResult,
-} from "./on-heap.ts";
+import { reachGpu } from "./on-gpu.ts";
+import { reachHeap } from "./on-heap.ts";
+import type { Reach, StepArrays, StepResult } from "./reach.ts";
 import { stepByOperations, type Operations } from "./operations.ts";
 import { maskOverrides, sortOptions, type HostOptions } from "./options.ts";
 import { layoutEngine, planTensors, type Planned } from "./planned.ts";
@@ -61,7 +58,8 @@ export type JaxOptimizerFactory<H extends Hyper = Hyper> = (
 /** A plan for a tree of parameters on a device. */
 interface TreePlan extends Planned {
   readonly names: readonly string[];
-  readonly heap: JaxHeap | undefined;
+  /** Undefined where no engine reaches the arrays. */
+  readonly reach: Reach | undefined;
   table: StepTable | undefined;
   readonly compiled: Map<string, (args: JitArguments) => JitResult>;
 }
@@ -104,6 +102,12 @@ export function makeOptimizer(
     leaves.map(({ array }) => array).find((array) => isArray(jax, array))
       ?.device ?? jax.defaultDevice();
 
+  function reachOf(device: string): Reach | undefined {
+    if (device === "webgpu") return reachGpu(jax);
+    const heap = device === "wasm" ? JaxHeap.find(jax) : undefined;
+    return heap && reachHeap(heap);
+  }
+
   function planFor(given: Tree, leaves: readonly Leaf[]): TreePlan {
     const device = deviceOf(leaves);
     const shapes = leaves.map(({ name, array }) => ({
@@ -114,11 +118,11 @@ export function makeOptimizer(
     let plan = plans.get(key);
     if (plan) return plan;
     const names = shapes.map(({ name }) => name);
-    const heap = device === "wasm" ? JaxHeap.find(jax) : undefined;
+    const reach = reachOf(device);
     const planned = planTensors(
       recipe,
       shapes,
-      heap ? wasmEngineIn(heap.host) : layoutEngine(wasmHostStates),
+      reach?.engine ?? layoutEngine(wasmHostStates),
       {
         ...core,
         overrides: [
@@ -127,7 +131,7 @@ export function makeOptimizer(
         ],
       },
     );
-    plan = { ...planned, names, heap, table: undefined, compiled: new Map() };
+    plan = { ...planned, names, reach, table: undefined, compiled: new Map() };
     plans.set(key, plan);
     return plan;
   }
@@ -240,17 +244,17 @@ export function makeOptimizer(
   function take({ plan, arrays, state, form }: Asked): StepResult & {
     count: Tensor;
   } {
-    const { heap, optimizer, names, reads } = plan;
+    const { reach, optimizer, names, reads } = plan;
     const all = [
       ...arrays.gradients,
       ...(arrays.parameters ?? []),
       ...arrays.regions,
     ];
     const eager = all.every((array) => !array || isArray(jax, array));
-    const before = eager ? counts.read(state.count, heap) : undefined;
-    if (heap && before !== undefined && canStepOn(heap, arrays)) {
+    const before = eager ? counts.read(state.count, reach) : undefined;
+    if (reach && before !== undefined && reach.canStep(arrays)) {
       const step = before + 1;
-      const result = stepOnHeap(heap, arrays, {
+      const result = reach.step(arrays, {
         optimizer,
         names,
         reads,
@@ -388,7 +392,7 @@ export function makeOptimizer(
       const asked = ask(gradients, state, params, "step");
       const { gradients: given, parameters = [] } = asked.arrays;
       // What worker threads have yet to compute can only be waited for.
-      if (asked.plan.heap?.threaded)
+      if (asked.plan.reach?.waits)
         await jax.blockUntilReady(
           [...given, ...parameters, ...state.states].filter(
             (array) => array !== undefined,
