@@ -238,7 +238,7 @@ function encode(scope: Scope, x: Tensor, format: QuantizedFormat): Tensor {
     "int32",
   );
   const entries = scope.array(new Uint32Array(fast.entries.buffer));
-  const sum = scope.add(bits, scope.take(entries, index));
+  const sum = wrap(scope, scope.add(bits, scope.take(entries, index)));
   if (!fast.signed) return scope.shiftRight(sum, scope.word(fast.shift));
   // The magnitude of an arithmetic shift to the right, in unsigned words.
   const negative = scope.ge(sum, scope.word(0x80000000));
@@ -310,7 +310,7 @@ function randomBits(
   const index = scope.add(scope.range(length), scope.word(start));
   return mixWords(
     scope,
-    scope.xor(scope.mul(index, scope.word(indexMultiplier)), key),
+    scope.xor(multiply(scope, index, indexMultiplier), key),
   );
 }
 
@@ -318,6 +318,22 @@ function randomBits(
 export function mixWords(scope: Scope, x: Tensor): Tensor {
   const fold = (value: Tensor, by: number) =>
     scope.xor(value, scope.shiftRight(value, scope.word(by)));
-  const first = scope.mul(fold(x, 16), scope.word(0x85ebca6b));
-  return fold(scope.mul(fold(first, 13), scope.word(0xc2b2ae35)), 16);
+  const first = multiply(scope, fold(x, 16), 0x85ebca6b);
+  return fold(multiply(scope, fold(first, 13), 0xc2b2ae35), 16);
+}
+
+/** The low 32 bits of a sum: jax-js's cpu backend computes words as float64. */
+const wrap = (scope: Scope, x: Tensor): Tensor =>
+  scope.and(x, scope.word(0xffffffff));
+
+/** The low 32 bits of a product, from halves that stay exact in float64. */
+function multiply(scope: Scope, x: Tensor, by: number): Tensor {
+  const low = scope.and(x, scope.word(0xffff));
+  const high = scope.shiftRight(x, scope.word(16));
+  const factor = scope.word(by);
+  const carried = scope.shiftLeft(
+    scope.and(scope.mul(high, factor), scope.word(0xffff)),
+    scope.word(16),
+  );
+  return wrap(scope, scope.add(scope.mul(low, factor), carried));
 }
