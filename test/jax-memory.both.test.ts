@@ -111,7 +111,7 @@ describe.each<Backend>(["wasm", "webgpu"])("on %s", (backend) => {
       let updates: { w: jax.numpy.Array };
       [updates, state] = optimizer.update(gradients, state);
       expect(live()[0]! - before).toBeLessThan(4 * size + slack);
-      tree.dispose([params, updates, state] as never);
+      tree.dispose([params, updates, next] as never);
       optimizer.dispose();
     });
   });

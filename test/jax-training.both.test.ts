@@ -1,7 +1,6 @@
 // Four models on jax-js, from the same start, with our optimizers and with a
 // plain Adam in jax-js's own operations.
 
-import * as jax from "@jax-js/jax";
 import { beforeAll, describe, expect, test } from "vitest";
 import { adam32bit, adam8bit, type JaxOptimizer } from "lowbit/jax";
 import {
