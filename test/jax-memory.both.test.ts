@@ -108,8 +108,7 @@ describe.each<Backend>(["wasm", "webgpu"])("on %s", (backend) => {
         state,
       );
       expect(live()[0]! - before).toBeLessThan(slack);
-      let updates: { w: jax.numpy.Array };
-      [updates, state] = optimizer.update(gradients, state);
+      const [updates, next] = optimizer.update(gradients, state);
       expect(live()[0]! - before).toBeLessThan(4 * size + slack);
       tree.dispose([params, updates, next] as never);
       optimizer.dispose();
