@@ -13,5 +13,16 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   plan: {
     summary: "tell what training a model takes, and which models fit",
     load: async () => (await import("./plan/command.ts")).plan,
+  convert: {
+    summary: "convert optimizer state to and from bitsandbytes, torchao, lpmm",
+    load: async () => (await import("./convert/command.ts")).convert,
+  },
+  inspect: {
+    summary: "show what is in a checkpoint: formats, bytes, errors, codes",
+    load: async () => (await import("./inspect/command.ts")).inspect,
+  },
+  doctor: {
+    summary: "say what this machine offers, test every engine, measure it",
+    load: async () => (await import("./doctor/command.ts")).doctor,
   },
 };

@@ -1,6 +1,6 @@
 /** lowbit/webgpu: the fused step on your own GPUDevice and GPUBuffers. */
 export type { BufferView } from "./engines/webgpu/buffers.ts";
-export { requestDevice } from "./engines/webgpu/device.ts";
+export { findGPU, requestDevice } from "./engines/webgpu/device.ts";
 export {
   createWebGPUEngine as webgpu,
   type WebGPUEngine,

@@ -177,8 +177,8 @@ const isRagged = (part: TensorEntry) => entryBytes(part) % 4 !== 0;
  * In the order given, but those of odd sizes last and the largest elements of
  * them first: so everything is aligned, as readers in other languages want it.
  */
-function arrange(parts: readonly Part[]): Part[] {
-  const width = ({ dtype }: Part) => arrays[dtype].BYTES_PER_ELEMENT;
+export function arrange<T extends TensorEntry>(parts: readonly T[]): T[] {
+  const width = ({ dtype }: T) => arrays[dtype].BYTES_PER_ELEMENT;
   return [
     ...parts.filter((part) => !isRagged(part)),
     ...parts.filter(isRagged).sort((a, b) => width(b) - width(a)),
@@ -192,7 +192,7 @@ const upperHalves = (values: Float32Array<ArrayBuffer>) =>
     (bits) => bits >>> 16,
   );
 
-const bytesOf = (array: {
+export const bytesOf = (array: {
   readonly buffer: ArrayBuffer;
   readonly byteOffset: number;
   readonly byteLength: number;

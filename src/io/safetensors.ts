@@ -21,6 +21,9 @@ export const arrays = {
   U32: Uint32Array,
   U16: Uint16Array,
   U8: Uint8Array,
+  /** As bits. */
+  F8_E4M3: Uint8Array,
+  F8_E5M2: Uint8Array,
   BOOL: Uint8Array,
 } as const;
 
