@@ -13,6 +13,7 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   plan: {
     summary: "tell what training a model takes, and which models fit",
     load: async () => (await import("./plan/command.ts")).plan,
+  },
   convert: {
     summary: "convert optimizer state to and from bitsandbytes, torchao, lpmm",
     load: async () => (await import("./convert/command.ts")).convert,

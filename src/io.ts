@@ -35,7 +35,6 @@ export type {
 } from "./io/checkpoint.ts";
 export { FileError } from "./io/fault.ts";
 export {
-  readHeader as readTensorEntries,
   readSafetensors,
   writeSafetensors,
   type Dtype,

@@ -17,7 +17,7 @@ import {
   type InputFile,
 } from "../files.ts";
 import { readFlags } from "../flags.ts";
-import { readShapes } from "../shapes.ts";
+import { readShapes } from "../plan/shapes.ts";
 import { openTerminal } from "../terminal.ts";
 import { convertHelp } from "./help.ts";
 import { describeConversion, jsonOfConversion } from "./report.ts";
@@ -72,7 +72,7 @@ async function run(input: InputFile, flags: ConvertFlags): Promise<Conversion> {
       "the file cannot be converted into itself; name another",
     );
   checkOutput(output, flags.overwrite);
-  const shapes = model === undefined ? undefined : await readShapes(model);
+  const shapes = model === undefined ? undefined : readShapes(model);
   try {
     return await aboutFile(input.name, async () => {
       const open = await readState(input, {
