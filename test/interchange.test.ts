@@ -199,10 +199,11 @@ describe("a state of ours", () => {
     const { mine, data } = await trained(recipe);
     const saved = await mine.save();
     const there = await write(await readState(saved), { to });
-    // AdEMAMix' tensors with a short last block share a scale there.
     expect(changesOf(there)).toEqual(["kept"]);
     const open = await readState(there.bytes);
-    expect(open.layout).toBe(to);
+    // Without a single code there is no telling them from plain PyTorch.
+    const plain = recipe.name === "adamw32bit" && to !== "bitsandbytes";
+    expect(open.layout).toBe(plain ? "float32" : to);
     expect(open.checkpoint.step).toBe(3);
     const back = await write(open, { to: "lowbit" });
     expect(changesOf(back)).toEqual(["kept"]);
@@ -350,7 +351,9 @@ describe("keys", () => {
     ],
   ])("of parameters may be %s", async (_, prefix, name) => {
     const { layout, checkpoint } = await read((key) =>
-      key.replace("state.0.", prefix),
+      key.endsWith(".step")
+        ? key.replace("state.0.", prefix.replace(/__\w+__\./, ""))
+        : key.replace("state.0.", prefix),
     );
     expect(layout).toBe("bitsandbytes");
     expect(checkpoint.tensors.map((one) => one.name)).toEqual([name]);

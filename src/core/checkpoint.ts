@@ -6,6 +6,7 @@ import type { Session } from "../engines/engine.ts";
 import { describeFormat, type Format } from "../formats/format.ts";
 import { randomKey } from "../formats/random.ts";
 import {
+  plainText,
   valuesOf,
   type Checkpoint,
   type CheckpointState,
@@ -129,14 +130,6 @@ export function describeRunning(
     }),
   };
 }
-
-/** A formula without the indentation of the source it stood in. */
-const plainText = (update: string) =>
-  update
-    .split("\n")
-    .map((line) => line.trim())
-    .filter(Boolean)
-    .join("\n");
 
 const differing = (
   values: Readonly<Record<string, number>>,

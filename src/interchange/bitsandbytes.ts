@@ -42,6 +42,8 @@ import {
 
 /** Its kernels are compiled for this one. */
 const BLOCK = 256;
+/** And were for the other before 0.44. */
+const BLOCKS = [BLOCK, 2048];
 /** Smaller tensors it keeps in float32. */
 const SMALLEST = 4096;
 
@@ -150,7 +152,7 @@ async function readSlot(
   const scaleTotal = sizeOf(source.tensors.get(scaleName)!.shape);
   const scales = scaleTotal / count;
   const blockSize = block
-    ? blockSizeOf(scaleName, length, scales, [BLOCK, 2048])
+    ? blockSizeOf(scaleName, length, scales, BLOCKS)
     : BLOCK;
   const format = await readTable(source, fields, slot, {
     blockSize,

@@ -148,24 +148,21 @@ const near = (a: Float32Array, b: Float32Array) =>
   a.every((value, i) => Math.abs(value - b[i]!) <= 1.2e-7 * Math.abs(value));
 
 /**
- * The block size that gives `length` elements so many scales; the first of
- * `preferred` that does, then any power of two.
+ * The block size that gives `length` elements so many scales: the first of
+ * `sizes` that does.
  *
- * @throws FileError when there is none.
+ * @throws FileError when none does.
  */
 export function blockSizeOf(
   name: string,
   length: number,
   scales: number,
-  preferred: readonly number[],
+  sizes: readonly number[],
 ): number {
-  const others = [32, 64, 128, 256, 512, 1024, 2048, 4096];
-  const size = [...preferred, ...others].find(
-    (block) => Math.ceil(length / block) === scales,
-  );
+  const size = sizes.find((block) => Math.ceil(length / block) === scales);
   if (size === undefined)
     throw new FileError(
-      `'${name}' has ${scales} scales for ${length} elements; no block of 32 to 4096 elements gives that many`,
+      `'${name}' has ${scales} scales for ${length} elements, and blocks of ${sizes.join(" or ")} elements would have ${sizes.map((block) => Math.ceil(length / block)).join(" or ")}`,
     );
   return size;
 }

@@ -44,6 +44,8 @@ import {
 } from "./fields.ts";
 
 const BLOCK = 128;
+/** What its configuration may ask for besides. */
+const BLOCKS = [BLOCK, 64, 32, 256, 512, 1024, 2048, 4096];
 /** It pads to a multiple of this many elements. */
 const PADDING = 2048;
 /** It keeps float32 for as many elements, and for fewer. */
@@ -168,7 +170,7 @@ async function readCoded(
     bits: 4,
     scale: axes.length > 0 ? "rank1" : "block",
     blockSize:
-      axes.length > 0 ? BLOCK : blockSizeOf(name, length, counts[0]!, [BLOCK]),
+      axes.length > 0 ? BLOCK : blockSizeOf(name, length, counts[0]!, BLOCKS),
   });
   if (axes.length > 0 && counts.some((count, axis) => count !== shape[axis]))
     throw new FileError(

@@ -2,7 +2,11 @@
 import { formOf, hyperValues, type Optimizer } from "../optimizers/define.ts";
 import { optimizerByName } from "../optimizers/registry.ts";
 import { openCheckpoint } from "../io/checkpoint-read.ts";
-import type { Checkpoint, CheckpointTensor } from "../io/checkpoint.ts";
+import {
+  plainText,
+  type Checkpoint,
+  type CheckpointTensor,
+} from "../io/checkpoint.ts";
 import { FileError, owned } from "../io/fault.ts";
 import { toSource, type FileData } from "../io/source.ts";
 import { bitsandbytes } from "./bitsandbytes.ts";
@@ -348,7 +352,7 @@ function makeTensor(
     shape,
     hyper: {},
     lr: undefined,
-    update: form.update,
+    update: plainText(form.update),
     states: wanted.map((state) => ({
       name: state,
       kind: stateKind(optimizer.name, state),

@@ -60,6 +60,14 @@ export interface Checkpoint {
 export const valuesOf = (kind: StateKind, shape: readonly number[]): number =>
   shapeLength(stateShape(kind), geometryOf(shape));
 
+/** A formula without the indentation of the source it stood in. */
+export const plainText = (update: string) =>
+  update
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean)
+    .join("\n");
+
 /**
  * Names of a file's tensors. A parameter may have any name, so the last slash
  * parts it from what follows, and no state is called `0` or `gradient.sum`.
