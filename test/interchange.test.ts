@@ -1,6 +1,8 @@
 // States of bitsandbytes, torchao and lpmm, recorded on a GPU: read, written
 // back, and continued here; and lowbit's own states through every layout.
 
+import fs from "node:fs";
+import path from "node:path";
 import {
   adamw,
   adamw32bit,
@@ -26,12 +28,14 @@ import {
   type WriteStateOptions,
 } from "lowbit/io";
 import { describe, expect, test } from "vitest";
+import { forTorchao, goOn } from "../examples/interchange.ts";
 import { recognise } from "./support/golden.ts";
 import { normals, relativeDistance, ulps } from "./support/numbers.ts";
 import { pythonState, useTables } from "./support/python-state.ts";
 import { recordings, type Recording } from "./support/recordings.ts";
 import { expectParameters, expectState } from "./support/replay.ts";
 
+const root = path.resolve(import.meta.dirname, "..");
 const all = await recordings();
 const byName = (name: string) =>
   all.find((one) => one.name === `${name}.safetensors`)!;
@@ -399,5 +403,32 @@ describe("keys", () => {
     await expect(readState(bytes)).rejects.toThrow(/say which optimizer it is/);
     const { checkpoint } = await readState(bytes, { optimizer: "lion8bit" });
     expect(checkpoint.optimizer).toBe("lion");
+  });
+});
+
+describe("the example in docs/interchange.md", () => {
+  test("is examples/interchange.ts", () => {
+    const text = (file: string) =>
+      fs.readFileSync(path.join(root, file), "utf8");
+    const [, code] = /```ts file=examples\/interchange.ts\n([^]*?)```/.exec(
+      text("docs/interchange.md"),
+    )!;
+    expect(code).toBe(text("examples/interchange.ts"));
+  });
+
+  test("goes on with a state, and hands it over", async () => {
+    const { bytes } = pythonState(byName("ao_adamw8bit"), 2);
+    const optimizer = await goOn(new Blob([bytes]), new Float32Array(5120));
+    expect(optimizer.steps).toBe(2);
+    const file = await forTorchao(await optimizer.save());
+    const back = await readState(file);
+    expect(back.layout).toBe("torchao");
+    const theirs = readSafetensors(bytes).tensors;
+    const mine = readSafetensors(
+      new Uint8Array(await file.arrayBuffer()),
+    ).tensors;
+    expect(mine["state.w.exp_avg.codes"]!.data).toEqual(
+      theirs["state.0.exp_avg.codes"]!.data,
+    );
   });
 });

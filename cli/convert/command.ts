@@ -81,7 +81,6 @@ async function run(input: InputFile, flags: ConvertFlags): Promise<Conversion> {
         ...(step === undefined ? {} : { step }),
         ...(shapes ? { shapes } : {}),
       });
-      if (shapes) checkNames(open, shapes, model!);
       const file = writeState(open.checkpoint, {
         to,
         ...(bits === undefined ? {} : { bits }),
@@ -94,21 +93,6 @@ async function run(input: InputFile, flags: ConvertFlags): Promise<Conversion> {
   } catch (error) {
     throw asInputError(error);
   }
-}
-
-/** A model of other names gives no shapes, and was not meant. */
-function checkNames(
-  { checkpoint }: OpenState,
-  shapes: Readonly<Record<string, readonly number[]>>,
-  model: string,
-): void {
-  const names = checkpoint.tensors.map(({ name }) => name);
-  const missing = names.find((name) => !Object.hasOwn(shapes, name));
-  if (missing === undefined) return;
-  const guess = nearestName(missing, Object.keys(shapes));
-  throw new InputError(
-    `the model '${model}' has no tensor '${missing}'${guess ? `, only '${guess}'` : ""}; without --model the shapes in the file count`,
-  );
 }
 
 /** One line that is written over, where that can be seen, and only when it takes long. */

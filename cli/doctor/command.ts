@@ -14,10 +14,11 @@ export const doctor: Command = {
   async run(args) {
     const { texts, switches } = readFlags(
       args,
-      { engine: "text", json: "switch", probe: "switch" },
+      { engine: "text", limit: "text", json: "switch", probe: "switch" },
       { command: "doctor", stray: "lowbit doctor takes only options" },
     );
     const chosen = engineOf(texts.engine);
+    const limit = limitOf(texts.limit);
     // What a child process runs: prints what it finds as it finds it.
     if (switches.has("probe")) {
       await examine(chosen ?? "wasm", (part) =>
@@ -31,7 +32,7 @@ export const doctor: Command = {
     if (!json) console.log(showMachine(machine, terminal));
     const reports: EngineReport[] = [];
     for (const name of chosen ? [chosen] : engineNames) {
-      const report = await probe(name);
+      const report = await probe(name, limit);
       reports.push(report);
       if (!json) console.log(showEngine(report, terminal));
     }
@@ -71,6 +72,14 @@ function engineOf(text: string | undefined): EngineName | undefined {
   );
 }
 
+/** A minute is far beyond what a healthy engine takes. */
+function limitOf(text = "60"): number {
+  const seconds = Number(text);
+  if (!(seconds >= 1 && seconds <= 3600))
+    throw new InputError(`--limit must be 1 to 3600 seconds, given '${text}'`);
+  return seconds;
+}
+
 function help(): string {
   return `Says what this machine offers to lowbit, which engine will run and why, whether each
 engine computes what the plain reference does, and how fast it is. Takes about ten
@@ -82,6 +91,10 @@ ${[
   helpRow(
     "--engine NAME",
     `Only this one: ${engineNames.join(", ")} (default: all)`,
+  ),
+  helpRow(
+    "--limit SECONDS",
+    "Longest that the trial of an engine may take (default: 60)",
   ),
   helpRow("--json", "Print one JSON object, for programs"),
   helpRow("--help, --version", ""),

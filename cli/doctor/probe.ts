@@ -5,9 +5,6 @@ import type { EngineName, Part } from "./examine.ts";
 import type { Speed } from "./speed.ts";
 import type { Tested } from "./self-test.ts";
 
-/** A minute is far beyond what a healthy engine takes. */
-const LIMIT = 60_000;
-
 export interface EngineReport {
   readonly name: EngineName;
   /** `missing`: this machine does not have it. */
@@ -19,8 +16,12 @@ export interface EngineReport {
   readonly speed?: Speed;
 }
 
-export async function probe(name: EngineName): Promise<EngineReport> {
-  const { parts, death } = await collect(name);
+/** @param limit seconds after which the process is ended */
+export async function probe(
+  name: EngineName,
+  limit: number,
+): Promise<EngineReport> {
+  const { parts, death } = await collect(name, limit);
   const find = <K extends Part["part"]>(part: K) =>
     parts.find((one): one is Extract<Part, { part: K }> => one.part === part);
   const found = find("found");
@@ -49,6 +50,7 @@ const without = <T extends { part: string }>({ part: _, ...rest }: T) => rest;
 
 function collect(
   name: EngineName,
+  limit: number,
 ): Promise<{ parts: Part[]; death: string | undefined }> {
   return new Promise((resolve) => {
     const child = spawn(
@@ -65,7 +67,7 @@ function collect(
     const timer = setTimeout(() => {
       late = true;
       child.kill("SIGKILL");
-    }, LIMIT);
+    }, 1000 * limit);
     child.stdout.setEncoding("utf8").on("data", (text) => (out += text));
     child.stderr.setEncoding("utf8").on("data", (text) => (err += text));
     const end = (death: string | undefined) => {
@@ -76,7 +78,7 @@ function collect(
       end(`it could not be tried: ${message}`),
     );
     child.on("close", (code, signal) => {
-      if (late) return end(`it did not end within ${LIMIT / 1000} seconds`);
+      if (late) return end(`it did not end within ${limit} seconds`);
       // A driver may crash while it is torn down, after all is said.
       const whole = /"part":"(measured|failed|missing)"/.test(out);
       if (whole || code === 0) return end(undefined);

@@ -7,15 +7,15 @@ import {
   type ReadState,
 } from "lowbit";
 
-/** One of each kind of kernel: blocks, no codes, rank-1 scales, reductions, rows and columns. */
+/** One of each kind of kernel: blocks, rank-1 scales, reductions, rows and columns, no codes. */
 const recipes = [
   "adamw8bit",
-  "adamw4bit",
-  "adamw32bit",
-  "sgd8bit",
-  "lamb8bit",
   "adamw4bitRank1",
+  "lamb8bit",
   "factor4bit",
+  "adamw4bitBlock",
+  "sgd8bit",
+  "adamw32bit",
 ];
 
 /** With tails, and one below what is quantized. */

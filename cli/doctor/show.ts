@@ -1,5 +1,5 @@
 import { harmless, type Terminal } from "../terminal.ts";
-import { bytes } from "../units.ts";
+import { bytes, count } from "../units.ts";
 import type { Verdict } from "./command.ts";
 import type { Machine } from "./machine.ts";
 import type { EngineReport } from "./probe.ts";
@@ -36,7 +36,8 @@ export function showEngine(report: EngineReport, { bold }: Terminal): string {
     const { recipe, nsPerParameter, parameters, bytesPerSecond } = speed;
     const share = bytesPerSecond / speed.copyBytesPerSecond;
     lines.push(
-      `  speed: ${recipe} takes ${nsPerParameter.toPrecision(3)} ns a parameter (${parameters.toLocaleString("en-US")} of them), ${bytes(bytesPerSecond)} a second; a copy moves ${bytes(speed.copyBytesPerSecond)} a second, ${share.toFixed(2)} times as much is this`,
+      `  speed: ${recipe} on ${count(parameters)} parameters takes ${nsPerParameter.toPrecision(3)} ns each (${harmless(speed.device)})`,
+      `    ${bytes(bytesPerSecond)} a second, ${share < 0.01 ? "less than 1" : Math.round(100 * share)} % of the ${bytes(speed.copyBytesPerSecond)} that a copy moves`,
     );
   }
   return lines.join("\n");

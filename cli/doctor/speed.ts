@@ -4,6 +4,8 @@ import type { EngineName } from "./examine.ts";
 
 export interface Speed {
   readonly recipe: "adamw8bit";
+  /** The engine in its own words, with the threads it took. */
+  readonly device: string;
   readonly parameters: number;
   /** The fastest of some steps. */
   readonly nsPerParameter: number;
@@ -53,6 +55,7 @@ export async function measureSpeed(
     const seconds = stepTime / 1000 / together;
     return {
       recipe: "adamw8bit",
+      device: optimizer.device,
       parameters,
       nsPerParameter: (1e9 * seconds) / parameters,
       bytesPerSecond: (moved * parameters) / seconds,

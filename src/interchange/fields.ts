@@ -48,7 +48,7 @@ export interface Parameter {
  * `exp_avg_sq` and `exp_avg_sq.codes`.
  */
 const field =
-  /^(?:(.*?)\.)?((?:__bnb_optimizer_quant_state__\.)?(?:state[12]|absmax[12]|qmap[12]|(?:new_)?max[12]|gnorm_vec|unorm_vec)|(?:step|mu_product)|(?:(?:max_)?exp_avg(?:_sq|_fast|_slow|_sq_row|_sq_col)?|momentum_buffer|square_avg|grad_avg|sum)(?:\.(?:codes|scale|qmap|max1|max_dims\d+)|_qstate\.(?:enable|qmap|overhead\.(?:max1|max_dims\.?\d+)))?)$/;
+  /^(?:(.*?)\.)?((?:__bnb_optimizer_quant_state__\.)?(?:state[12]|absmax[12]|qmap[12]|(?:new_)?max[12]|gnorm_vec|unorm_vec)|(?:step|mu_product)|(?:(?:max_)?exp_avg(?:_sq|_fast|_slow|_sq_row|_sq_col)?|momentum_buffer|square_avg|grad_avg|sum)(?:\.(?:codes|scale|qmap|max1|max_dims\d+)|_qstate\.[\w.]+)?)$/;
 
 /** Sorts a file's tensors by parameter; `rest` are those that are no optimizer state. */
 export function parametersOf(source: TensorSource): {

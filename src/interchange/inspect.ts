@@ -147,22 +147,30 @@ function expectedError(
   { rms }: ValueStatistics,
 ): number {
   if (rms === 0) return 0;
-  const { values } = format;
-  // The width of what is rounded to each code, in place of its value.
-  const widths = values.map((value, i) => {
-    const below = i > 0 ? value - values[i - 1]! : 0;
-    const above = i + 1 < values.length ? values[i + 1]! - value : 0;
-    return (below + above) / 2;
-  });
   const shares = decodeTensor(
-    { ...format, values: widths },
+    { ...format, values: codeErrors(format) },
     codes,
     scales,
     shape,
   );
   let sum = 0;
-  for (const width of shares) sum += (width * width) / 12;
+  for (const share of shares) sum += share * share;
   return Math.sqrt(sum / Math.max(1, codes.length)) / rms;
+}
+
+/** Of each code, the root mean square error when x is spread evenly over what is rounded to it. */
+function codeErrors({
+  values,
+  signed,
+}: QuantizedFormat): Float32Array<ArrayBuffer> {
+  const middle = (i: number) => (values[i - 1]! + values[i]!) / 2;
+  return values.map((value, i) => {
+    const low = (i === 0 ? (signed ? -1 : 0) : middle(i)) - value;
+    const high = (i === values.length - 1 ? 1 : middle(i + 1)) - value;
+    return high > low
+      ? Math.sqrt((high ** 3 - low ** 3) / (3 * (high - low)))
+      : 0;
+  });
 }
 
 export function valueStatistics(values: ArrayLike<number>): ValueStatistics {

@@ -1,4 +1,5 @@
 /** Opens the state of an optimizer, whoever wrote the file. */
+import { nearestName } from "../formula/error.ts";
 import { formOf, hyperValues, type Optimizer } from "../optimizers/define.ts";
 import { optimizerByName } from "../optimizers/registry.ts";
 import { openCheckpoint } from "../io/checkpoint-read.ts";
@@ -47,7 +48,7 @@ export interface ReadStateOptions {
   readonly optimizer?: string;
   /** Steps taken, where the file has no count. Default 1, with a note. */
   readonly step?: number;
-  /** Shapes by parameter, where the file has only flat codes; others are checked against them. */
+  /** Shapes of all parameters by name, where the file has flat codes. Default: what the file says. */
   readonly shapes?: Readonly<Record<string, readonly number[]>>;
 }
 
@@ -161,11 +162,18 @@ async function readForeign(
   return { layout: layout.name, checkpoint, notes: [...notes] };
 }
 
-const shapeOf = (
+/** Whoever gives shapes gives all of them. @throws FileError */
+function shapeOf(
   shapes: ReadStateOptions["shapes"],
   name: string,
-): readonly number[] | undefined =>
-  shapes && Object.hasOwn(shapes, name) ? shapes[name] : undefined;
+): readonly number[] | undefined {
+  if (!shapes) return undefined;
+  if (Object.hasOwn(shapes, name)) return shapes[name];
+  const guess = nearestName(name, Object.keys(shapes));
+  throw new FileError(
+    `the shape of its parameter '${name}' is not among those given${guess ? `, only that of '${guess}'` : ""}`,
+  );
+}
 
 /** Parameters by name, indices in their order. */
 function named(

@@ -2,12 +2,7 @@
 import type { StoredState } from "../engines/engine.ts";
 import type { Format } from "../formats/format.ts";
 import { packCodes, unpackCodes } from "../formats/pack.ts";
-import {
-  decodeTensor,
-  encodeTensor,
-  makeCoder,
-  tensorScales,
-} from "../formats/quantize.ts";
+import { decodeTensor, encodeState, makeCoder } from "../formats/quantize.ts";
 
 /** What a state of `length` values stands for; its own array when it is float32. */
 export function decodeStored(
@@ -35,7 +30,6 @@ export function encodeStored(
   key: number,
 ): StoredState {
   if (format.kind === "float") return { kind: "float", values };
-  const scales = tensorScales(values, format, shape);
-  const codes = encodeTensor(makeCoder(format), values, scales, shape, key);
+  const { codes, scales } = encodeState(makeCoder(format), values, shape, key);
   return { kind: "quantized", codes: packCodes(codes, format.bits), scales };
 }
