@@ -75,7 +75,7 @@ export function showVerdict(
   if (wasm)
     lines.push(
       usable
-        ? `createOptimizer runs on ${bold(wasm.test!.device)} unless it is told otherwise.`
+        ? `createOptimizer runs on ${bold("wasm")} unless it is told otherwise: ${threads(wasm)}.`
         : `createOptimizer would run on wasm, which does not work here; use device: "reference".`,
     );
   if (webgpu) lines.push(gpuAdvice(webgpu));
@@ -84,6 +84,12 @@ export function showVerdict(
       "An engine is wrong on this machine: please report the output of lowbit doctor --json.",
     );
   return lines.join("\n");
+}
+
+/** Arrays of the caller are copied, which takes more than threads give on few cores. */
+function threads({ test, speed }: EngineReport): string {
+  const words = (device: string) => device.replace(/^wasm, /, "");
+  return `${words(test!.device)} for arrays of yours, ${words(speed!.device)} with resident: true`;
 }
 
 function gpuAdvice({ state, adapters }: EngineReport): string {
