@@ -17,7 +17,6 @@ import {
   type Recipe,
 } from "lowbit";
 import {
-  FileError,
   readSafetensors,
   readState,
   writeSafetensors,
