@@ -13,8 +13,8 @@ const file = path.resolve(import.meta.dirname, "../src/hosts/tfjs/recipes.ts");
 
 /** The text that the file must have. */
 export async function recipesSource() {
-  const lines = [...optimizers().values()].map((factory) => {
-    const of = factory.optimizerName;
+  const factories = [...optimizers()].sort(([a], [b]) => (a < b ? -1 : 1));
+  const lines = factories.map(([of, factory]) => {
     const name = `${className(factory)}Optimizer`;
     return `
       export const ${name} = /* @__PURE__ */ optimizerClass(recipes.${of});

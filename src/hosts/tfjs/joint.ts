@@ -1,4 +1,4 @@
-/** What concerns the gradients of all variables, when their states lie in several batches. */
+/** What concerns the gradients of all variables together. */
 import {
   add,
   all,
@@ -16,10 +16,20 @@ import {
   type Scalar,
   type Tensor,
 } from "@tensorflow/tfjs-core";
+import type { Update } from "./access.ts";
 import type { OptimizerOptions } from "../../core/settings.ts";
 
+/** With copies of gradients that are what the step will change. */
+export function apart(updates: readonly Update[]): readonly Update[] {
+  const changed = new Set(updates.map(({ variable }) => variable.dataId));
+  return updates.map(({ variable, gradient }) => ({
+    variable,
+    gradient: changed.has(gradient.dataId) ? mul(gradient, 1) : gradient,
+  }));
+}
+
 /**
- * Gradients as a step of all of them would have clipped them; with
+ * Gradients of several batches as a step of all of them would have clipped them; with
  * `skipNonFinite: "step"` none is finite when one of them is not. What the batches do
  * to them on top changes nothing: their own norms are within the limit.
  */

@@ -20,7 +20,7 @@ import {
 import type { Access, NamedTensor, Update } from "./access.ts";
 import { accessTo } from "./backends.ts";
 import { Batch, infoOf } from "./batch.ts";
-import { clippedTogether, concernsAll } from "./joint.ts";
+import { apart, clippedTogether, concernsAll } from "./joint.ts";
 import { className, savedName, translated } from "./names.ts";
 import {
   fromConfig,
@@ -139,13 +139,13 @@ export abstract class LowbitOptimizer extends Optimizer {
     const { settings } = this.#parsed;
     const batches = new Set(given.map(({ variable }) => this.#batch(variable)));
     for (const batch of batches) this.#checkPlace(batch, access);
-    let updates = given;
+    let updates = apart(given);
     if (batches.size > 1 && concernsAll(settings)) {
       const clipped = clippedTogether(
-        given.map(({ gradient }) => gradient),
+        updates.map(({ gradient }) => gradient),
         settings,
       );
-      updates = given.map(({ variable }, i) => ({
+      updates = updates.map(({ variable }, i) => ({
         variable,
         gradient: clipped[i]!,
       }));

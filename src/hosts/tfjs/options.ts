@@ -14,9 +14,11 @@ import { hostName, namesByHost, translated, type HostName } from "./names.ts";
 type Value<T> = T extends boolean ? boolean : number;
 
 /** Hyperparameters by the host's names, without the learning rate. */
-export type TfHyper<H extends Hyper = Hyper> = {
-  readonly [K in Exclude<keyof H, "lr"> as HostName<K, H>]?: Value<H[K]>;
-};
+export type TfHyper<H extends Hyper = Hyper> = string extends keyof H
+  ? { readonly [hyper: string]: unknown }
+  : {
+      readonly [K in Exclude<keyof H, "lr"> as HostName<K, H>]?: Value<H[K]>;
+    };
 
 /** Options for the variables whose names match; see `Override` of the door `lowbit`. */
 export type TfOverride = Pick<Override, "match"> & TfRule;
