@@ -18,42 +18,51 @@ export function parseJson(text: string, what: string): unknown {
   return value;
 }
 
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
+const COLON = 0x3a;
+const SPACE = 0x20;
+
 /** @param text valid JSON */
 function checkKeys(text: string, what: string): void {
   // Of each open object the keys so far; of an array nothing.
   const open: (Set<string> | undefined)[] = [];
   for (let i = 0; i < text.length; i++) {
-    const letter = text[i];
-    if (letter === "{") open.push(new Set());
-    else if (letter === "[") open.push(undefined);
-    else if (letter === "}" || letter === "]") open.pop();
-    else if (letter === '"') {
-      const end = stringEnd(text, i);
-      if (isKey(text, end)) {
-        const key = JSON.parse(text.slice(i, end)) as string;
-        const keys = open.at(-1)!;
-        if (keys.has(key))
-          throw new FileError(
-            `${what} has the key ${JSON.stringify(key)} twice`,
-          );
-        keys.add(key);
-      }
-      i = end - 1;
+    const letter = text.charCodeAt(i);
+    if (letter !== QUOTE) {
+      // [ and {, ] and } differ in one bit.
+      if ((letter | 0x20) === 0x7b)
+        open.push(letter === 0x7b ? new Set() : undefined);
+      else if ((letter | 0x20) === 0x7d) open.pop();
+      continue;
     }
+    const end = stringEnd(text, i);
+    if (isKey(text, end)) {
+      const key = JSON.parse(text.slice(i, end)) as string;
+      const keys = open.at(-1)!;
+      if (keys.has(key))
+        throw new FileError(`${what} has the key ${JSON.stringify(key)} twice`);
+      keys.add(key);
+    }
+    i = end - 1;
   }
 }
 
 /** The place after a string that begins at `start`. */
 function stringEnd(text: string, start: number): number {
   let i = start + 1;
-  while (text[i] !== '"') i += text[i] === "\\" ? 2 : 1;
-  return i + 1;
+  for (;;) {
+    const letter = text.charCodeAt(i);
+    if (letter === QUOTE) return i + 1;
+    i += letter === BACKSLASH ? 2 : 1;
+  }
 }
 
 function isKey(text: string, after: number): boolean {
   let i = after;
-  while (/\s/.test(text[i] ?? "")) i++;
-  return text[i] === ":";
+  // Of JSON, only white space is as low.
+  while (text.charCodeAt(i) <= SPACE) i++;
+  return text.charCodeAt(i) === COLON;
 }
 
 export const isText = (value: unknown): value is string =>
