@@ -1,17 +1,18 @@
 // Every example runs, and the code in the README is the code of the examples.
 import { execFile } from "node:child_process";
 import fs from "node:fs";
+import os from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
 
 const root = path.resolve(import.meta.dirname, "..");
 const read = (file: string) => fs.readFileSync(path.join(root, file), "utf8");
-const run = async (file: string) =>
+const run = async (file: string, ...args: string[]) =>
   (
     await promisify(execFile)(
       process.execPath,
-      ["--conditions=lowbit-source", path.join("examples", file)],
+      ["--conditions=lowbit-source", path.join("examples", file), ...args],
       { cwd: root },
     )
   ).stdout;
@@ -42,6 +43,15 @@ describe("the examples", () => {
   test("new-optimizer: runs in 4 bits on the spot", async () => {
     // One step of 1e-4 along the sign; half a byte and a scale per 128.
     expect(await run("new-optimizer.ts")).toMatch(/^0\.0000?9999\d* 0\.53125/);
+  });
+
+  test("checkpoint: saves, goes on, and changes formats midway", async () => {
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), "lowbit-example-"));
+    const output = await run("checkpoint.ts", path.join(folder, "a"));
+    expect(fs.readdirSync(folder)).toEqual(["a"]);
+    fs.rmSync(folder, { recursive: true });
+    expect(output).toContain("goes on after step 1");
+    expect(output).toMatch(/'8-bit signed dynamic, block 256'.*'4-bit signed/);
   });
 
   test("control: estimates, limits and accumulates", async () => {
