@@ -33,13 +33,32 @@ export function openInput(name: string): InputFile {
 }
 
 function checkFile(name: string, stat: fs.Stats): fs.Stats {
-  if (stat.isDirectory())
-    throw new InputError(`'${name}' is a folder; give a safetensors file`);
+  if (stat.isDirectory()) {
+    const inside = checkpointIn(name);
+    throw new InputError(
+      `'${name}' is a folder; give a safetensors file${inside ? `, such as ${inside}` : ""}`,
+    );
+  }
   if (!stat.isFile())
     throw new InputError(
       `'${name}' is no plain file; a checkpoint is read at any place, so save it first`,
     );
   return stat;
+}
+
+/** The newest state of an optimizer in a run's folder, or any file that could be meant. */
+function checkpointIn(folder: string): string | undefined {
+  const files = fs
+    .readdirSync(folder, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".safetensors"))
+    .map((file) => path.join(folder, file));
+  const states = files.filter(
+    (file) => path.basename(file) === "optimizer.safetensors",
+  );
+  const age = (file: string) => fs.statSync(file).mtimeMs;
+  return (states.length > 0 ? states : files)
+    .sort((a, b) => age(b) - age(a))
+    .at(0);
 }
 
 /** What people take for a checkpoint: PyTorch's zip of pickles, and its older form. */

@@ -244,6 +244,13 @@ describe("lowbit inspect", () => {
     write("cut", read("bnb_adamw8bit.safetensors").subarray(0, 3000));
     bad(["inspect", "cut"], /^lowbit: cut: the header tells of/);
     bad(["inspect"], /give the file to look at/);
+    fs.mkdirSync(at("run/step-5"), { recursive: true });
+    write("run/model.safetensors", "");
+    write("run/step-5/optimizer.safetensors", "");
+    bad(
+      ["inspect", "run"],
+      /a folder; give .* run.step-5.optimizer.safetensors/,
+    );
   });
 });
 

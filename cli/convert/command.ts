@@ -17,6 +17,7 @@ import {
   type InputFile,
 } from "../files.ts";
 import { readFlags } from "../flags.ts";
+import { percentage } from "../progress.ts";
 import { readShapes } from "../plan/shapes.ts";
 import { openTerminal } from "../terminal.ts";
 import { convertHelp } from "./help.ts";
@@ -86,30 +87,16 @@ async function run(input: InputFile, flags: ConvertFlags): Promise<Conversion> {
         ...(bits === undefined ? {} : { bits }),
         ...(recipe ? { recipe } : {}),
       });
-      await writeOutput(output, file.chunks(), progressOf(file.size, flags));
+      const progress = percentage(flags.json || flags.quiet);
+      await writeOutput(output, file.chunks(), (bytes) =>
+        progress(bytes / file.size),
+      );
       const inputBytes = input.size;
       return { input: input.name, inputBytes, output, to, open, file };
     });
   } catch (error) {
     throw asInputError(error);
   }
-}
-
-/** One line that is written over, where that can be seen, and only when it takes long. */
-function progressOf(
-  size: number,
-  { json, quiet }: ConvertFlags,
-): (bytes: number) => void {
-  const { live } = openTerminal(process.stderr);
-  if (json || quiet || !live) return () => {};
-  const begun = Date.now();
-  let shown = "";
-  return (bytes) => {
-    const text = `${Math.floor((100 * bytes) / size)} %`;
-    if (bytes >= size && shown) process.stderr.write("\r\x1b[K");
-    else if (text !== shown && Date.now() - begun > 1000)
-      process.stderr.write(`\r${(shown = text)}`);
-  };
 }
 
 function parse(args: readonly string[]): ConvertFlags {

@@ -36,7 +36,7 @@ export function describeConversion(
   const { input, inputBytes, output, to, open, file } = done;
   const { layout, notes, checkpoint } = open;
   const { optimizer, step, tensors } = checkpoint;
-  const columns = Math.min(width(), 100);
+  const columns = Math.min(Math.max(width(), 40), 100);
   return [
     `${bold(harmless(input))}: ${layout}, ${optimizer} after ${plural(step, "step")}, ${plural(tensors.length, "parameter")}, ${count(elementsOf(done))} elements, ${bytes(inputBytes)}`,
     ...groups(file.changes()).map(describeGroup),

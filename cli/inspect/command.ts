@@ -9,6 +9,7 @@ import type { Command } from "../command.ts";
 import { aboutFile, openInput, type InputFile } from "../files.ts";
 import { readFlags } from "../flags.ts";
 import { helpRow } from "../help.ts";
+import { percentage } from "../progress.ts";
 import { openTerminal } from "../terminal.ts";
 import { measureModel, measureState } from "./measure.ts";
 import { showModel, showState } from "./show.ts";
@@ -61,7 +62,7 @@ async function look(
   if (recogniseLayout(source) === undefined)
     return lookAtModel(file, source, { optimizer, all, json });
   const open = await readState(file, optimizer ? { optimizer } : {});
-  const measured = await measureState(file, open);
+  const measured = await measureState(file, open, percentage(json));
   console.log(
     json ? JSON.stringify(measured) : showState(measured, terminal, all),
   );
@@ -72,7 +73,7 @@ async function lookAtModel(
   source: TensorSource,
   { all, json }: Wanted,
 ): Promise<void> {
-  const measured = await measureModel(file, source);
+  const measured = await measureModel(file, source, percentage(json));
   const terminal = openTerminal(process.stdout);
   console.log(
     json ? JSON.stringify(measured) : showModel(measured, terminal, all),

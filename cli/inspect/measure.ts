@@ -8,6 +8,7 @@ import {
   type ValueStatistics,
 } from "lowbit/io";
 import type { InputFile } from "../files.ts";
+import type { Progress } from "../progress.ts";
 
 /** What is known of a file with an optimizer's state; also what `--json` prints. */
 export interface MeasuredState {
@@ -38,6 +39,7 @@ export interface MeasuredTensor {
 export async function measureState(
   { name: file, size: bytes }: InputFile,
   { layout, checkpoint, notes }: OpenState,
+  progress: Progress,
 ): Promise<MeasuredState> {
   const { optimizer, recipe, step, lr, hyper } = checkpoint;
   const tensors: MeasuredTensor[] = [];
@@ -46,6 +48,7 @@ export async function measureState(
     for (const state of states)
       found.push([state.name, await stateStatistics(state, shape)]);
     tensors.push({ name, shape, states: Object.fromEntries(found) });
+    progress(tensors.length / checkpoint.tensors.length);
   }
   const all = tensors.flatMap(({ states }) => Object.values(states));
   return {
@@ -89,6 +92,7 @@ export interface MeasuredModel {
 export async function measureModel(
   { name: file, size: bytes }: InputFile,
   source: TensorSource,
+  progress: Progress,
 ): Promise<MeasuredModel> {
   const tensors: MeasuredModel["tensors"][number][] = [];
   for (const [name, { dtype, shape }] of source.tensors) {
@@ -99,6 +103,7 @@ export async function measureModel(
       shape,
       ...(numbers ? { values: valueStatistics(numbers) } : {}),
     });
+    progress(tensors.length / source.tensors.size);
   }
   return {
     file,

@@ -24,7 +24,7 @@ export function showState(
   const { stateBytes, stateBytes32, tensors } = measured;
   const rows = tensors.flatMap(rowsOf);
   const shown = all ? rows : largest(rows);
-  const columns = Math.min(terminal.width(), 100);
+  const columns = Math.min(wide(terminal.width()), 100);
   return [
     `${bold(harmless(measured.file))}: state of ${optimizer} after ${plural(step, "step")}, ${layout === "lowbit" ? `a checkpoint of lowbit (${harmless(recipe)})` : `in the layout of ${layout}`}, ${bytes(measured.bytes)}`,
     `${count(parameters)} parameters in ${plural(tensors.length, "tensor")}; their state takes ${bytes(stateBytes)}, ${(stateBytes / Math.max(1, parameters)).toFixed(2)} bytes each, in float32 ${bytes(stateBytes32)}`,
@@ -133,7 +133,7 @@ function histograms(
     );
     const total = sums.reduce((a, b) => a + b, 0);
     const used = sums.filter((one) => one > 0).length;
-    const columns = Math.min(64, width() - 2, codebook.length);
+    const columns = Math.min(64, wide(width()) - 2, codebook.length);
     const [low, high] = [codebook[0]!, codebook.at(-1)!].map(small) as [
       string,
       string,
@@ -186,6 +186,9 @@ export function showModel(
     ...more(rows.length, shown.length, dim),
   ].join("\n");
 }
+
+/** A terminal that does not know its width says 0. */
+const wide = (columns: number) => (columns < 20 ? 80 : columns);
 
 const percent = (part: number): string =>
   part === 0

@@ -35,9 +35,9 @@ export function unpackCodes(
   const width = storedBits(bits);
   const perByte = 8 / width;
   const mask = 2 ** width - 1;
-  return Uint8Array.from(
-    { length },
-    (_, i) =>
-      (packed[Math.floor(i / perByte)]! >> ((i % perByte) * width)) & mask,
-  );
+  const codes = new Uint8Array(length);
+  for (let i = 0; i < length; i++)
+    codes[i] =
+      (packed[Math.floor(i / perByte)]! >> ((i % perByte) * width)) & mask;
+  return codes;
 }

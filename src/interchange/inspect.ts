@@ -101,7 +101,8 @@ function codeStatistics(
 ): CodeStatistics {
   const table = format.values;
   const histogram = new Array<number>(table.length).fill(0);
-  for (const code of codes) {
+  for (let i = 0; i < codes.length; i++) {
+    const code = codes[i]!;
     if (code >= table.length)
       throw new FileError(
         `a state has the code ${code}, and its codebook ${table.length} values`,
@@ -154,7 +155,7 @@ function expectedError(
     shape,
   );
   let sum = 0;
-  for (const share of shares) sum += share * share;
+  for (let i = 0; i < shares.length; i++) sum += shares[i]! * shares[i]!;
   return Math.sqrt(sum / Math.max(1, codes.length)) / rms;
 }
 
@@ -181,10 +182,10 @@ export function valueStatistics(values: ArrayLike<number>): ValueStatistics {
   const elements = values.length;
   for (let i = 0; i < elements; i++) {
     const value = values[i]!;
+    const magnitude = Math.abs(value);
     if (value === 0) zeros++;
-    else if (!Number.isFinite(value)) nonFinite++;
+    else if (!(magnitude < Infinity)) nonFinite++;
     else {
-      const magnitude = Math.abs(value);
       if (magnitude > largest) largest = magnitude;
       squares += value * value;
     }
