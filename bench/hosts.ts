@@ -2,6 +2,7 @@
 import { createRequire } from "node:module";
 import path from "node:path";
 import { adam32bit, adam8bit, createOptimizer } from "lowbit";
+import { jaxAdam } from "./jax.ts";
 import { fillGradient, printTable, race, type Contender } from "./measure.ts";
 
 const require = createRequire(import.meta.url);
@@ -61,49 +62,6 @@ async function tensorflow(
   };
 }
 
-/** Adam in jax-js operations under jit, as its optax port computes it. */
-async function jax(elements: number): Promise<Contender> {
-  const jax = await import("@jax-js/jax");
-  const { numpy: np, jit } = jax;
-  await jax.init("wasm");
-  jax.defaultDevice("wasm");
-  type Tensor = ReturnType<typeof np.zeros>;
-  const update = jit(
-    (p: Tensor, m: Tensor, v: Tensor, g: Tensor, c1: Tensor, c2: Tensor) => {
-      const m1 = m.mul(0.9).add(g.ref.mul(0.1));
-      const v1 = v.mul(0.999).add(g.ref.mul(g).mul(0.001));
-      const step = m1.ref.mul(c1).div(np.sqrt(v1.ref.mul(c2)).add(1e-8));
-      return [p.sub(step.mul(1e-3)), m1, v1];
-    },
-  );
-  const values = new Float32Array(elements);
-  fillGradient(values);
-  const g = np.array(values);
-  let state: Tensor[] = [
-    np.array(values),
-    np.zeros([elements]),
-    np.zeros([elements]),
-  ];
-  let t = 0;
-  return {
-    name: "jax-js 0.1.25 Adam, wasm, jit, 1 thread",
-    bytes: 0,
-    async step() {
-      t++;
-      const [p, m, v] = state as [Tensor, Tensor, Tensor];
-      state = update(
-        p,
-        m,
-        v,
-        g.ref,
-        np.array(1 / (1 - 0.9 ** t)),
-        np.array(1 / (1 - 0.999 ** t)),
-      ) as Tensor[];
-      await jax.blockUntilReady(state.map((array) => array.ref));
-    },
-  };
-}
-
 export async function benchHosts(log2: number, rounds: number): Promise<void> {
   const elements = 2 ** log2;
   console.log(
@@ -114,7 +72,7 @@ export async function benchHosts(log2: number, rounds: number): Promise<void> {
     await ours("lowbit adam8bit, wasm", adam8bit(), elements),
     await tensorflow("wasm", elements),
     await tensorflow("cpu", elements),
-    await jax(elements),
+    await jaxAdam(elements),
   ];
   printTable(
     await race(contenders, elements, rounds),

@@ -3,10 +3,11 @@
  *
  *   --size 24      log2 of the number of parameters
  *   --rounds 12    interleaved rounds
- *   --only NAME    kernels or hosts
+ *   --only NAME    kernels, hosts, jax (wasm) or jax-webgpu
  */
 import { parseArgs } from "node:util";
 import { benchHosts } from "./hosts.ts";
+import { benchJax } from "./jax.ts";
 import { benchKernels } from "./kernels.ts";
 
 const { values } = parseArgs({
@@ -22,5 +23,9 @@ if (values.only === undefined || values.only === "kernels")
   await benchKernels(size, rounds);
 if (values.only === undefined || values.only === "hosts")
   await benchHosts(size, Math.min(rounds, 5));
+if (values.only === undefined || values.only === "jax")
+  await benchJax("wasm", size, rounds);
+// By name alone: it needs the package webgpu and a GPU.
+if (values.only === "jax-webgpu") await benchJax("webgpu", size, rounds);
 // Workers and hosts may keep handles; the tables are printed.
 process.exit(0);
