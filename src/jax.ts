@@ -1,6 +1,7 @@
 /** lowbit/jax: optimizers for jax-js in the form of optax, and the stable embedding layer. */
 export * from "./hosts/jax/named.ts";
 export { optimizersFor, type JaxOptimizers } from "./hosts/jax/optimizers.ts";
+export { fusedOptimizer, type FusedOptimizer } from "./hosts/jax/fused.ts";
 export type {
   JaxOptimizer,
   JaxOptimizerFactory,

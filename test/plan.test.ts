@@ -185,7 +185,7 @@ describe("what real runs allocate, within 5 %:", () => {
       recipes: [optimizer],
       host: "jax",
     });
-    const held = Object.values(trainer.weights()).map(({ data }) => data);
+    const held = Object.values(await trainer.weights()).map(({ data }) => data);
     const bytes = held.reduce((sum, { byteLength }) => sum + byteLength, 0);
     expectWithin5Percent(plan.parameterBytes, bytes, "parameters");
     expectWithin5Percent(

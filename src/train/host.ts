@@ -1,3 +1,6 @@
+import type { OptimizerOptions } from "../core/settings.ts";
+import { fusedOptimizer, type FusedOptimizer } from "../hosts/jax/fused.ts";
+import type { Recipe } from "../optimizers/define.ts";
 import type { TrainDevice } from "./config.ts";
 import { InputError } from "./errors.ts";
 import {
@@ -14,15 +17,13 @@ import { turn } from "./turn.ts";
 export interface Gradients {
   /** Mean over the batch, in nats a byte. */
   readonly loss: number;
-  readonly gradients: Readonly<Record<string, Float32Array>>;
+  /** Arrays of jax-js, computed, for {@link Host.update}. */
+  readonly gradients: Tensors;
 }
 
 /**
- * The model on jax-js, and the only place where numbers cross over.
- *
- * The parameters are at home in the caller's arrays, where the optimizer
- * changes them; jax-js has a copy, which `parametersChanged` marks as old. The
- * copies of parameters and gradients take some hundredths of a step.
+ * The model on jax-js. Its parameters are arrays of jax-js, in whose memory the
+ * optimizer changes them.
  */
 export class Host {
   readonly description: string;
@@ -30,9 +31,8 @@ export class Host {
   /** Each array names it, as jax-js's default is the whole process's. */
   readonly #device: TrainDevice;
   readonly #model: ModelSize;
-  readonly #parameters: Readonly<Record<string, Parameter>>;
   readonly #compiled: ReturnType<typeof compile>;
-  #copies: Tensors | undefined;
+  #parameters: Tensors = {};
 
   private constructor(
     jax: Jax,
@@ -45,8 +45,8 @@ export class Host {
     this.#device = device;
     this.description = description;
     this.#model = model;
-    this.#parameters = parameters;
     this.#compiled = compile(jax, model);
+    this.setParameters(parameters);
   }
 
   /** @throws InputError when jax-js or the device is not there. */
@@ -64,6 +64,18 @@ export class Host {
     return new Host(jax, device, description, model, parameters);
   }
 
+  /** An optimizer for the parameters, where they are. */
+  createOptimizer(
+    recipe: Recipe,
+    options: OptimizerOptions,
+  ): Promise<FusedOptimizer> {
+    return fusedOptimizer(this.#jax, recipe, this.#parameters, {
+      ...options,
+      // No engine of ours computes where jax-js's plain one does.
+      ...(this.#device === "cpu" ? { device: "reference" } : {}),
+    });
+  }
+
   /** Loss and gradients of a batch. */
   async backward(batch: Batch): Promise<Gradients> {
     return this.#run(async () => {
@@ -71,16 +83,17 @@ export class Host {
         this.#arguments(),
         ...this.#tensors(batch),
       );
-      const names = Object.keys(gradients);
-      const [value, ...read] = await Promise.all([
-        readFloats(loss),
-        ...names.map((name) => readFloats(gradients[name]!)),
-      ]);
-      return {
-        loss: value[0]!,
-        gradients: Object.fromEntries(names.map((name, i) => [name, read[i]!])),
-      };
+      const value = (await readFloats(loss))[0]!;
+      await this.#jax.blockUntilReady(gradients);
+      return { loss: value, gradients: gradients as Tensors };
     });
+  }
+
+  /** New parameters; consumes the gradients. */
+  async update(optimizer: FusedOptimizer, gradients: Tensors): Promise<void> {
+    this.#parameters = await this.#run(() =>
+      optimizer.step(this.#parameters, gradients),
+    );
   }
 
   /** The loss alone, in nats a byte. */
@@ -103,27 +116,37 @@ export class Host {
     );
   }
 
-  /** To be called when the caller has changed the parameters' arrays. */
-  parametersChanged(): void {
-    this.#jax.tree.dispose(this.#copies);
-    this.#copies = undefined;
+  /** A copy of the parameters. */
+  async parameters(): Promise<Record<string, Parameter>> {
+    const copies: Record<string, Parameter> = {};
+    for (const [name, array] of Object.entries(this.#parameters))
+      copies[name] = {
+        data: (await readFloats(array.ref)).slice(),
+        shape: array.shape,
+      };
+    return copies;
+  }
+
+  setParameters(parameters: Readonly<Record<string, Parameter>>): void {
+    const { numpy: np, tree } = this.#jax;
+    tree.dispose(this.#parameters);
+    this.#parameters = Object.fromEntries(
+      Object.entries(parameters).map(([name, { data, shape }]) => [
+        name,
+        np.array(data, { shape: [...shape], device: this.#device }),
+      ]),
+    );
   }
 
   dispose(): void {
-    this.parametersChanged();
+    this.#jax.tree.dispose(this.#parameters);
+    this.#parameters = {};
     for (const run of Object.values(this.#compiled)) run.dispose();
   }
 
   /** The parameters with a reference of their own, as a call consumes them. */
   #arguments(): Tensors {
-    const { numpy: np, tree } = this.#jax;
-    this.#copies ??= Object.fromEntries(
-      Object.entries(this.#parameters).map(([name, { data, shape }]) => [
-        name,
-        np.array(data, { shape: [...shape], device: this.#device }),
-      ]),
-    );
-    return tree.ref(this.#copies);
+    return this.#jax.tree.ref(this.#parameters);
   }
 
   #tensor(values: Int32Array<ArrayBuffer>): Tensor {

@@ -13,7 +13,6 @@ import {
 } from "../formats/quantize.ts";
 import { randomKey } from "../formats/random.ts";
 import type { Recipe } from "../optimizers/define.ts";
-import type { Parameter } from "./model.ts";
 
 /** Which codes a state uses, over all its tensors of one format. */
 export interface CodeUse {
@@ -54,15 +53,19 @@ export interface QuantizationError {
   }[];
 }
 
-type Parameters = Readonly<Record<string, Parameter>>;
+/** Shapes by name. */
+type Shapes = Readonly<Record<string, readonly number[]>>;
+
+const sizeOf = (shape: readonly number[]) =>
+  shape.reduce((product, n) => product * n, 1);
 
 /** The codes as they are stored now; nothing for states in float32. */
 export async function codeUse(
   optimizer: OptimizerHandle,
-  parameters: Parameters,
+  shapes: Shapes,
 ): Promise<CodeUse[]> {
   const uses = new Map<string, CodeUse & { counts: number[] }>();
-  for (const [name, { data }] of Object.entries(parameters))
+  for (const [name, shape] of Object.entries(shapes))
     for (const [state, stored] of Object.entries(await optimizer.state(name))) {
       const { format } = stored;
       if (stored.kind === "float" || format.kind === "float") continue;
@@ -74,7 +77,7 @@ export async function codeUse(
         counts: Array.from(format.values, () => 0),
       };
       uses.set(`${state} ${words}`, use);
-      for (const code of unpackCodes(stored.codes, format.bits, data.length))
+      for (const code of unpackCodes(stored.codes, format.bits, sizeOf(shape)))
         use.counts[code]!++;
     }
   return [...uses.values()];
@@ -90,14 +93,14 @@ export async function codeUse(
  */
 export async function quantizationError(
   optimizer: OptimizerHandle,
-  parameters: Parameters,
+  shapes: Shapes,
   recipe: Recipe,
   options: OptimizerOptions,
 ): Promise<QuantizationError[]> {
-  const tensors = Object.entries(parameters).map(([name, { data, shape }]) => ({
+  const tensors = Object.entries(shapes).map(([name, shape]) => ({
     name,
     shape: [...shape],
-    size: data.length,
+    size: sizeOf(shape),
   }));
   const resolved = resolveTensors(recipe, tensors, checkSettings(options));
   const tallies = new Map<string, Tally>();

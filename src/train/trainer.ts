@@ -1,9 +1,8 @@
 import type { LoadReport } from "../core/checkpoint.ts";
 import type { MemoryReport } from "../core/memory.ts";
-import { createOptimizer } from "../core/create.ts";
-import type { OptimizerHandle } from "../core/optimizer.ts";
 import { safetensorsChunks, type SafeTensors } from "../io/safetensors.ts";
 import type { FileData } from "../io/source.ts";
+import type { FusedOptimizer } from "../hosts/jax/fused.ts";
 import type { Recipe } from "../optimizers/define.ts";
 import { resolveConfig, type TrainConfig } from "./config.ts";
 import { asInputError, InputError } from "./errors.ts";
@@ -12,6 +11,7 @@ import { Host } from "./host.ts";
 import {
   initialParameters,
   parameterCount,
+  parameterShapes,
   WITHOUT_DECAY,
   type Parameter,
 } from "./model.ts";
@@ -67,23 +67,20 @@ export class Trainer {
   readonly config: TrainConfig;
   readonly parameterCount: number;
   readonly split: Split;
-  readonly #parameters: Readonly<Record<string, Parameter>>;
   readonly #host: Host;
-  readonly #optimizer: OptimizerHandle;
+  readonly #optimizer: FusedOptimizer;
   readonly #batches: Random;
   #step = 0;
 
   private constructor(
     config: TrainConfig,
     split: Split,
-    parameters: Readonly<Record<string, Parameter>>,
     host: Host,
-    optimizer: OptimizerHandle,
+    optimizer: FusedOptimizer,
   ) {
     this.config = config;
     this.split = split;
     this.parameterCount = parameterCount(config);
-    this.#parameters = parameters;
     this.#host = host;
     this.#optimizer = optimizer;
     this.#batches = new Random(config.seed, "batches");
@@ -107,12 +104,12 @@ export class Trainer {
     );
     const host = await Host.create(config, parameters, config);
     try {
-      const optimizer = await createOptimizer(recipe, parameters, {
-        device: config.device === "cpu" ? "reference" : "wasm",
-        ...optimizerOptions(config, recipe),
-      });
-      optimizer.lr = learningRate(config);
-      return new Trainer(config, split, parameters, host, optimizer);
+      const optimizer = await host.createOptimizer(
+        recipe,
+        optimizerOptions(config, recipe),
+      );
+      optimizer.handle.lr = learningRate(config);
+      return new Trainer(config, split, host, optimizer);
     } catch (error) {
       host.dispose();
       throw asInputError(error);
@@ -128,18 +125,18 @@ export class Trainer {
   get description(): { model: string; optimizer: string } {
     return {
       model: this.#host.description,
-      optimizer: this.#optimizer.device,
+      optimizer: this.#optimizer.handle.device,
     };
   }
 
   /** What the optimizer's states take, from its buffers, and what 32-bit would. */
   memory(): MemoryReport {
-    return this.#optimizer.memory();
+    return this.#optimizer.handle.memory();
   }
 
-  /** The parameters; they change with every step. */
-  weights(): Readonly<Record<string, Parameter>> {
-    return this.#parameters;
+  /** The parameters as they are now; a copy. */
+  weights(): Promise<Record<string, Parameter>> {
+    return this.#host.parameters();
   }
 
   get position(): Position {
@@ -147,11 +144,11 @@ export class Trainer {
   }
 
   /** The parameters as a safetensors file, piece by piece. */
-  modelFile(): Generator<Uint8Array, void, undefined> {
+  async *modelFile(): AsyncGenerator<Uint8Array, void, undefined> {
     const { layers, heads, width, context } = this.config;
-    return safetensorsChunks(
+    yield* safetensorsChunks(
       Object.fromEntries(
-        Object.entries(this.#parameters).map(([name, { data, shape }]) => [
+        Object.entries(await this.weights()).map(([name, { data, shape }]) => [
           name,
           { dtype: "F32" as const, shape, data },
         ]),
@@ -165,7 +162,7 @@ export class Trainer {
 
   /** The optimizer as a safetensors file, piece by piece; no step until its end. */
   optimizerFile(): AsyncGenerator<Uint8Array, void, undefined> {
-    return this.#optimizer.saveStream();
+    return this.#optimizer.handle.saveStream();
   }
 
   /**
@@ -177,26 +174,34 @@ export class Trainer {
   async restore({ position, model, optimizer }: Saved): Promise<LoadReport> {
     const batches = new Random(0, "");
     batches.state = position.batches;
-    const known = Object.entries(this.#parameters);
+    const known = Object.entries(parameterShapes(this.config));
     if (Object.keys(model.tensors).length !== known.length)
       throw new InputError(
         `the model file has ${Object.keys(model.tensors).length} tensors, and the model ${known.length}`,
       );
-    for (const [name, { shape }] of known) {
+    for (const [name, shape] of known) {
       const saved = model.tensors[name];
       if (saved?.dtype !== "F32" || String(saved.shape) !== String(shape))
         throw new InputError(
           `the model file has no '${name}' in float32 of shape [${shape.join(", ")}]`,
         );
     }
-    const report = await this.#optimizer.load(optimizer);
+    const report = await this.#optimizer.handle.load(optimizer);
     if (report.step !== position.step)
       throw new InputError(
         `the optimizer had taken ${report.step} steps, and the run ${position.step}`,
       );
-    for (const [name, { data }] of known)
-      data.set(model.tensors[name]!.data as Float32Array);
-    this.#host.parametersChanged();
+    this.#host.setParameters(
+      Object.fromEntries(
+        known.map(([name, shape]) => [
+          name,
+          {
+            data: model.tensors[name]!.data as Float32Array<ArrayBuffer>,
+            shape,
+          },
+        ]),
+      ),
+    );
     this.#batches.state = position.batches;
     this.#step = position.step;
     return report;
@@ -210,10 +215,10 @@ export class Trainer {
       this.split.trainBatch(batch, this.#batches),
     );
     const before = performance.now();
-    await this.#optimizer.step(gradients);
+    await this.#host.update(this.#optimizer, gradients);
+    // On a GPU the step is done when its report is there.
+    const stats = await this.#optimizer.handle.stats();
     const after = performance.now();
-    this.#host.parametersChanged();
-    const stats = await this.#optimizer.stats();
     return {
       step: ++this.#step,
       loss,
@@ -250,7 +255,7 @@ export class Trainer {
 
   /** Which codes the states are stored as; nothing where they are float32. */
   async codeUse(): Promise<CodeUse[]> {
-    return codeUse(this.#optimizer, this.#parameters);
+    return codeUse(this.#optimizer.handle, parameterShapes(this.config));
   }
 
   /**
@@ -264,8 +269,8 @@ export class Trainer {
     const config = resolveConfig({ ...this.config, optimizer });
     const recipe = trainRecipe(config);
     return quantizationError(
-      this.#optimizer,
-      this.#parameters,
+      this.#optimizer.handle,
+      parameterShapes(this.config),
       recipe,
       optimizerOptions(config, recipe),
     );

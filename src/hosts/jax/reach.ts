@@ -17,8 +17,8 @@ export interface StepOn {
   /** Names of the tensors, and whether an update depends on the parameter. */
   readonly names: readonly string[];
   readonly reads: readonly boolean[];
-  /** Number of the step, from 1. */
-  readonly step: number;
+  /** Number of the step, from 1; by default one more than the optimizer's last. */
+  readonly step?: number;
   /** Whether new parameters are wanted, or what to add to them. */
   readonly form: "step" | "update";
 }
@@ -95,7 +95,7 @@ export function stepIn(
     optimizer.stepSync(given, {
       parameters: places,
       regions: nextRegions.map((region) => memory.region(region)),
-      step,
+      ...(step === undefined ? {} : { step }),
     });
     /** A handle of its own for memory that was changed in place: the old one is consumed. */
     const renew = (array: Tensor) => {

@@ -18,13 +18,11 @@ import {
   type Tree,
 } from "./contract.ts";
 import { Counts } from "./counts.ts";
-import { JaxHeap } from "./heap.ts";
-import { reachGpu } from "./on-gpu.ts";
-import { reachHeap } from "./on-heap.ts";
 import type { Reach, StepArrays, StepResult } from "./reach.ts";
 import { stepByOperations, type Operations } from "./operations.ts";
 import { maskOverrides, sortOptions, type HostOptions } from "./options.ts";
 import { layoutEngine, planTensors, type Planned } from "./planned.ts";
+import { reachOf } from "./reaches.ts";
 import { StepTable, tracedStep } from "./steps.ts";
 import { leavesOf, type Leaf } from "./tree.ts";
 
@@ -102,12 +100,6 @@ export function makeOptimizer(
     leaves.map(({ array }) => array).find((array) => isArray(jax, array))
       ?.device ?? jax.defaultDevice();
 
-  function reachOf(device: string): Reach | undefined {
-    if (device === "webgpu") return reachGpu(jax);
-    const heap = device === "wasm" ? JaxHeap.find(jax) : undefined;
-    return heap && reachHeap(heap);
-  }
-
   function planFor(given: Tree, leaves: readonly Leaf[]): TreePlan {
     const device = deviceOf(leaves);
     const shapes = leaves.map(({ name, array }) => ({
@@ -118,7 +110,7 @@ export function makeOptimizer(
     let plan = plans.get(key);
     if (plan) return plan;
     const names = shapes.map(({ name }) => name);
-    const reach = reachOf(device);
+    const reach = reachOf(jax, device);
     const planned = planTensors(
       recipe,
       shapes,
