@@ -49,9 +49,9 @@ export const doctor: Command = {
 export interface Verdict {
   /** Whether every engine that is there computes what the reference does. */
   readonly ok: boolean;
-  /** The device that createOptimizer takes when none is given, and whether it works. */
+  /** The device that createOptimizer takes when none is given, and whether it works; null when it was not tried. */
   readonly device: "wasm";
-  readonly usable: boolean;
+  readonly usable: boolean | null;
 }
 
 function judge(reports: readonly EngineReport[]): Verdict {
@@ -59,7 +59,7 @@ function judge(reports: readonly EngineReport[]): Verdict {
   return {
     ok: reports.every(({ state }) => state !== "failed"),
     device: "wasm",
-    usable: wasm?.state === "passed",
+    usable: wasm ? wasm.state === "passed" : null,
   };
 }
 
