@@ -4,6 +4,15 @@
 import fs from "node:fs";
 import path from "node:path";
 import {
+  adafactor,
+  adagrad8bit,
+  ademamix32bit,
+  lamb8bit,
+  lion8bit,
+  nadam32bit,
+  rmsprop,
+  rmsprop8bit,
+  sgd8bit,
   adamw,
   adamw32bit,
   adamw4bit,
@@ -26,7 +35,7 @@ import {
   type SafeTensor,
   type WriteStateOptions,
 } from "lowbit/io";
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { forTorchao, goOn } from "../examples/interchange.ts";
 import { recognise } from "./support/golden.ts";
 import { normals, relativeDistance, ulps } from "./support/numbers.ts";
@@ -197,6 +206,17 @@ describe("a state of ours", () => {
     ["adamw32bit", "torchao", adamw32bit()],
     ["adamw32bit", "lpmm", adamw32bit()],
     ["ademamix8bit", "bitsandbytes", ademamix8bit()],
+    ["lion8bit", "bitsandbytes", lion8bit()],
+    ["sgd8bit", "bitsandbytes", sgd8bit()],
+    ["lamb8bit", "bitsandbytes", lamb8bit()],
+    ["rmsprop8bit", "bitsandbytes", rmsprop8bit()],
+    ["adagrad8bit", "bitsandbytes", adagrad8bit()],
+    ["adamw8bit with AMSGrad", "torchao", adamw8bit({ amsgrad: true })],
+    ["adamw32bit with AMSGrad", "float32", adamw32bit({ amsgrad: true })],
+    ["rmsprop with momentum", "float32", rmsprop({ momentum: 0.9 })],
+    ["ademamix32bit", "float32", ademamix32bit()],
+    ["adafactor with momentum", "float32", adafactor({ beta1: 0.9 })],
+    ["nadam32bit", "float32", nadam32bit()],
   ];
   test.each(exact)("%s goes through %s and back", async (_, to, recipe) => {
     const { mine, data } = await trained(recipe);
@@ -396,6 +416,26 @@ describe("keys", () => {
     expect(notes.join("\n")).toMatch(/left out: 1 tensor .* 'model.w'/);
   });
 
+  test("of one scale a tensor, as before bitsandbytes 0.45", async () => {
+    const { tensors } = pythonState(run, 2);
+    const old: Record<string, SafeTensor> = {};
+    for (const [key, tensor] of Object.entries(tensors))
+      if (!key.includes("absmax")) old[key] = tensor;
+    for (const slot of [1, 2])
+      old[`state.0.max${slot}`] = {
+        dtype: "F32",
+        shape: [1],
+        data: Float32Array.of(0.25 * slot),
+      };
+    const open = await readState(writeSafetensors(old, { optimizer: "Adam" }));
+    const { bytes } = await write(open, { to: "float32" });
+    const [v] = readSafetensors(bytes).tensors["state.0.exp_avg_sq"]!
+      .data as Float32Array;
+    const code = (tensors["state.0.state2"]!.data as Uint8Array)[0]!;
+    const table = tensors["state.0.qmap2"]!.data as Float32Array;
+    expect(v).toBe(Math.fround(table[code]! * 0.5));
+  });
+
   test("of one state need the optimizer's name", async () => {
     const { tensors } = pythonState(byName("bnb_lion8bit"), 2);
     const bytes = writeSafetensors(tensors);
@@ -416,6 +456,8 @@ describe("the example in docs/interchange.md", () => {
   });
 
   test("goes on with a state, and hands it over", async () => {
+    const log = vi.spyOn(console, "log").mockImplementation(() => {});
+    onTestFinished(() => log.mockRestore());
     const { bytes } = pythonState(byName("ao_adamw8bit"), 2);
     const optimizer = await goOn(new Blob([bytes]), new Float32Array(5120));
     expect(optimizer.steps).toBe(2);
