@@ -3,21 +3,23 @@
  *
  *   --size 24      log2 of the number of parameters
  *   --rounds 12    interleaved rounds
- *   --only NAME    kernels, hosts, jax (wasm) or jax-webgpu
+ *   --only NAME    kernels, hosts, jax (wasm), jax-webgpu, tfjs (cpu, wasm;
+ *                  10^7 parameters unless --size is given) or tfjs-webgpu
  */
 import { parseArgs } from "node:util";
 import { benchHosts } from "./hosts.ts";
 import { benchJax } from "./jax.ts";
 import { benchKernels } from "./kernels.ts";
+import { benchTfjs } from "./tfjs.ts";
 
 const { values } = parseArgs({
   options: {
-    size: { type: "string", default: "24" },
+    size: { type: "string" },
     rounds: { type: "string", default: "12" },
     only: { type: "string" },
   },
 });
-const size = Number(values.size);
+const size = Number(values.size ?? 24);
 const rounds = Number(values.rounds);
 if (values.only === undefined || values.only === "kernels")
   await benchKernels(size, rounds);
@@ -27,5 +29,12 @@ if (values.only === undefined || values.only === "jax")
   await benchJax("wasm", size, rounds);
 // By name alone: it needs the package webgpu and a GPU.
 if (values.only === "jax-webgpu") await benchJax("webgpu", size, rounds);
+const tfjsSize =
+  values.size === undefined ? 1e7 : 10 * Math.floor(2 ** size / 10);
+if (values.only === undefined || values.only === "tfjs")
+  for (const backend of ["cpu", "wasm"] as const)
+    await benchTfjs(backend, tfjsSize, Math.min(rounds, 5));
+if (values.only === "tfjs-webgpu")
+  await benchTfjs("webgpu", tfjsSize, Math.min(rounds, 5));
 // Workers and hosts may keep handles; the tables are printed.
 process.exit(0);

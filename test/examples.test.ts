@@ -70,6 +70,13 @@ describe("the examples", () => {
     expect(Number(error)).toBeLessThan(1e-3);
   });
 
+  test("tfjs: fits, with a quarter of the state", async () => {
+    const output = await run("tfjs.ts");
+    const [, loss] = /loss Tensor\s+(\S+)/.exec(output)!;
+    expect(Number(loss)).toBeLessThan(1e-3);
+    expect(output).toMatch(/dense_Dense1\/kernel.*8-bit.* 16640 .* 65536 /);
+  });
+
   test("train: a model of its own text learns, with a quarter of the state", async () => {
     const output = await run("train.ts");
     const [, bytes, bytes32] = /state: (\d+) bytes; in 32-bit: (\d+)/.exec(

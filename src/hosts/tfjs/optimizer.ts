@@ -21,7 +21,7 @@ import type { Access, NamedTensor, Update } from "./access.ts";
 import { accessTo } from "./backends.ts";
 import { Batch, infoOf } from "./batch.ts";
 import { apart, clippedTogether, concernsAll } from "./joint.ts";
-import { className, savedName, translated } from "./names.ts";
+import { className, hostName, savedName, translated } from "./names.ts";
 import {
   fromConfig,
   parseOptions,
@@ -250,7 +250,18 @@ export abstract class LowbitOptimizer extends Optimizer {
   /** For people: a row for each variable with what applies to it and which rule decided. */
   explain(): Explanation[] {
     this.#checkAlive();
-    return this.#batches.flatMap(({ handle }) => handle.explain());
+    const { hyper } = this.#factory.definition;
+    return this.#batches
+      .flatMap(({ handle }) => handle.explain())
+      .map(
+        (row) =>
+          Object.fromEntries(
+            Object.entries(row).map(([key, value]) => [
+              Object.hasOwn(hyper, key) ? hostName(key, hyper) : key,
+              value,
+            ]),
+          ) as Explanation,
+      );
   }
 
   /** What happened in the last step: elements left out, and the norm with `maxGradNorm`. */
