@@ -8,10 +8,13 @@ import {
   adamw8bit,
   createOptimizer,
   defineOptimizer,
+  dequantize,
   FileError,
   lion8bit,
   quantileCodebook,
+  quantize,
   type ByteSource,
+  type FormatOptions,
 } from "lowbit";
 import { readSafetensors as readPublic } from "lowbit/trainer";
 import { describe, expect, test } from "vitest";
@@ -400,6 +403,48 @@ describe("refuses, and changes nothing:", () => {
     await advance(run, 2);
     expect(run.optimizer.steps).toBe(2);
   });
+});
+
+describe("requantized states are what quantize() makes of them:", () => {
+  const size = 40 * 41;
+  /** Values over many decades, blocks of zeros, and the smallest and largest there are. */
+  const values = normals(size, 77).map((value, i) =>
+    i >= 256 && i < 512 ? 0 : value * 10 ** -(i % 8),
+  );
+  values[0] = 3e38;
+  values[300] = 1e-40;
+  const formats: FormatOptions[] = [
+    { bits: 8 },
+    { bits: 8, blockSize: 32, keepSign: true },
+    { bits: 5, scale: "tensor" },
+    { bits: 4, codebook: "nf4" },
+    { bits: 4, scale: "rank1" },
+    { bits: 3, codebook: "linear", blockSize: 64 },
+    { bits: 2, blockSize: 4096 },
+    { bits: 8, codebook: "fp8-e4m3" },
+    { bits: 6, codebook: quantileCodebook(normals(5000, 5), { bits: 6 }) },
+    { bits: 8, correctScale: true },
+  ];
+
+  test.each(formats)(
+    "$bits bits, $scale $codebook $blockSize",
+    async (format) => {
+      const recipe = damped({ state: { m: format } });
+      const { optimizer } = await runOn(wasm, recipe, {
+        shapes: { w: [40, 41] },
+      });
+      await optimizer.toLowBit({ step: 1, tensors: { w: { m: values } } });
+      const { m } = await optimizer.state("w");
+      const { codes, scales, ...made } = quantize(values, {
+        ...format,
+        shape: [40, 41],
+      });
+      expect(m).toMatchObject({ kind: "quantized", codes, scales });
+      expect((await optimizer.toFloat32()).tensors.w!.m).toEqual(
+        dequantize({ codes, scales, ...made }),
+      );
+    },
+  );
 });
 
 describe("toLowBit", () => {

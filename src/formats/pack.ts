@@ -41,3 +41,10 @@ export function unpackCodes(
       (packed[Math.floor(i / perByte)]! >> ((i % perByte) * width)) & mask;
   return codes;
 }
+
+/** Bits of the last byte that belong to a code; the others are 0 in {@link packCodes}. */
+export function lastByteMask(bits: number, length: number): number {
+  const width = storedBits(bits);
+  const over = (length * width) % 8;
+  return over === 0 ? 0xff : 2 ** over - 1;
+}

@@ -2,7 +2,7 @@
 import type { StoredState } from "../engines/engine.ts";
 import { fromBfloat16 } from "../formats/bfloat16.ts";
 import type { Format, QuantizedFormat } from "../formats/format.ts";
-import { packCodes, storedBits, unpackCodes } from "../formats/pack.ts";
+import { lastByteMask, storedBits, unpackCodes } from "../formats/pack.ts";
 import { smallestScale } from "../formats/quantize.ts";
 import type { StateKind } from "../formula/program.ts";
 import {
@@ -317,13 +317,8 @@ function checkCodes(
   codes: Uint8Array,
   length: number,
 ): void {
-  if (storedBits(bits) !== 8) {
-    const last = codes.subarray(-1);
-    const used = length - (codes.length - 1) * (8 / storedBits(bits));
-    const clean = packCodes(unpackCodes(last, bits, used), bits);
-    if (codes.length > 0 && clean[0] !== last[0])
-      throw new FileError(`'${owner}' has bits set behind its last code`);
-  }
+  if (codes.length > 0 && codes.at(-1)! & ~lastByteMask(bits, length))
+    throw new FileError(`'${owner}' has bits set behind its last code`);
   if (values.length === 2 ** storedBits(bits)) return;
   const all = unpackCodes(codes, bits, length);
   const bad = all.findIndex((code) => code >= values.length);

@@ -1,12 +1,7 @@
 /** Reads and writes states as they are stored, and says where they lie. */
 import { fromBfloat16, toBfloat16 } from "../../formats/bfloat16.ts";
 import { scaleCount, stateBytes } from "../../formats/format.ts";
-import {
-  codeBytes,
-  packCodes,
-  storedBits,
-  unpackCodes,
-} from "../../formats/pack.ts";
+import { codeBytes, lastByteMask } from "../../formats/pack.ts";
 import {
   stateLength,
   type HostStates,
@@ -50,14 +45,12 @@ export function readState(
     };
   const bytes = heap.bytes.slice(codes, codes + codeBytes(format.bits, size));
   // The kernels leave codes of zeros in the unused bits of the last byte.
-  const clean =
-    storedBits(format.bits) === 8
-      ? bytes
-      : packCodes(unpackCodes(bytes, format.bits, size), format.bits);
+  if (bytes.length > 0)
+    bytes[bytes.length - 1]! &= lastByteMask(format.bits, size);
   const count = scaleCount(format, size, shape);
   return {
     kind: "quantized",
-    codes: clean,
+    codes: bytes,
     scales: heap.floats.slice(scales / 4, scales / 4 + count),
   };
 }
