@@ -5,6 +5,7 @@ export {
   type TensorMemory,
 } from "./core/memory.ts";
 export { createOptimizer } from "./core/create.ts";
+export type { Float32State } from "./core/float32.ts";
 export type {
   Explanation,
   OptimizerHandle,
@@ -12,7 +13,7 @@ export type {
   ReadState,
   Stats,
 } from "./core/optimizer.ts";
-export type { Float32State, LoadReport } from "./core/checkpoint.ts";
+export type { LoadReport } from "./core/checkpoint.ts";
 export type { Group, Match, Override, TensorInfo } from "./core/options.ts";
 export type { Device, OptimizerOptions } from "./core/settings.ts";
 export type {

@@ -137,5 +137,5 @@ describe("the loader", () => {
     await target.optimizer.load(file);
     expect(await contents(target)).toEqual(await contents(source));
     expect(Object.keys(Object.prototype)).toEqual([]);
-  }, 120_000);
+  }, 300_000);
 });

@@ -149,7 +149,7 @@ describe("a run that is killed", () => {
       expect(outcome(folder), folder).toEqual(wanted);
       expect(state(folder).equals(state("whole")), folder).toBe(true);
     }
-  }, 240_000);
+  }, 600_000);
 
   /** A run that is killed again and again; when it comes to its end, another. */
   async function killed(chain: number) {

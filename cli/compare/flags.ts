@@ -34,7 +34,10 @@ export const usualOptimizers = [
 
 /** Options of `train` that say nothing here. */
 const without = Object.entries(trainOptions)
-  .filter(([key, { group }]) => key === "optimizer" || group === "sample")
+  .filter(
+    ([key, { group }]) =>
+      ["optimizer", "saveEvery"].includes(key) || group === "sample",
+  )
   .map(([key]) => key);
 
 const kinds: Record<string, FlagKind> = {

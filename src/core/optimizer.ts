@@ -19,7 +19,8 @@ import {
 } from "../optimizers/define.ts";
 import type { Accumulator } from "./accumulate.ts";
 import { checkData, checkStored } from "./check.ts";
-import type { Float32State, LoadReport, Running } from "./checkpoint.ts";
+import type { LoadReport, Running } from "./checkpoint.ts";
+import type { Float32State } from "./float32.ts";
 import { memoryReport, stateLength, type MemoryReport } from "./memory.ts";
 import { NormHistory } from "./norms.ts";
 import type { Resolved, TensorInfo } from "./options.ts";
@@ -76,6 +77,7 @@ export type ReadState = StoredState & { readonly format: Format };
 
 /** Loaded when first used, so that a page that never saves does not carry it. */
 const checkpoints = () => import("./checkpoint.ts");
+const plainStates = () => import("./float32.ts");
 
 /** The object a user holds; made by `createOptimizer`. */
 export class OptimizerHandle {
@@ -460,7 +462,7 @@ export class OptimizerHandle {
   /** A copy of all states as plain float32 numbers. */
   async toFloat32(): Promise<Float32State> {
     return this.#alone("toFloat32", async () =>
-      (await checkpoints()).readFloat32(await this.#running()),
+      (await plainStates()).readFloat32(await this.#running()),
     );
   }
 
@@ -474,7 +476,7 @@ export class OptimizerHandle {
    */
   async toLowBit(state: Float32State): Promise<void> {
     await this.#replaceStates("toLowBit", async (begin) => {
-      const { writeFloat32 } = await checkpoints();
+      const { writeFloat32 } = await plainStates();
       await writeFloat32(await this.#running(), state, begin);
       this.#steps = state.step;
       this.#lastRate = undefined;
