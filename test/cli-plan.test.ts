@@ -218,3 +218,19 @@ test("lowbit plan --help explains every flag", () => {
     expect(stdout).toMatch(new RegExp(`^  --${flag}[ .]`, "m"));
   expect(Math.max(...stdout.split("\n").map((l) => l.length))).toBeLessThan(90);
 });
+
+test("docs/tools.md shows examples/plan.ts, which runs", () => {
+  const root = path.resolve(import.meta.dirname, "..");
+  const read = (name: string) => fs.readFileSync(path.join(root, name), "utf8");
+  const [, shown] = /```ts file=examples\/plan.ts\n([^]*?)```/.exec(
+    read("docs/tools.md"),
+  )!;
+  expect(shown).toBe(read("examples/plan.ts"));
+  const { stdout } = spawnSync(
+    process.execPath,
+    ["--conditions=lowbit-source", "examples/plan.ts"],
+    { cwd: root, encoding: "utf8" },
+  );
+  expect(stdout).toMatch(/^adamw32bit 995518464 \d+ false\n/);
+  expect(stdout).toMatch(/\nfactor4bit \d+ \d+ true\n/);
+});

@@ -86,6 +86,14 @@ describe("the manifest", () => {
   });
 });
 
+test("the command line plans without any peer, and has its report's page", () => {
+  const main = path.join(unpacked, source.bin.lowbit);
+  const json = execFileSync(process.execPath, [main, "plan", "gpt2", "--json"]);
+  expect(JSON.parse(String(json)).parameters).toBe(124_439_808);
+  const page = path.join(path.dirname(main), "compare/report.html");
+  expect(fs.readFileSync(page, "utf8")).toContain("<!-- comparison -->");
+});
+
 describe("each door", () => {
   test.each(doors)("%s imports in plain Node", (door) => {
     if (/(trainer|jax)$/.test(door)) linkPeer("@jax-js/jax");

@@ -1,4 +1,3 @@
-import { availableParallelism } from "node:os";
 import { InputError, optimizerName, trainOptions } from "lowbit/trainer";
 import { readFlags, splitList, type FlagKind } from "../flags.ts";
 import {
@@ -82,7 +81,7 @@ export function parseCompareFlags(args: readonly string[]): CompareFlags {
         : splitList(texts.optimizers),
     ),
     seeds: whole("seeds", texts.seeds ?? seeds ?? 1, 100),
-    jobs: whole("jobs", texts.jobs ?? jobs ?? 1, availableParallelism()),
+    jobs: whole("jobs", texts.jobs ?? jobs ?? 1, 64),
     options: { ...fileOptions, ...runOptions(texts), sampleLength: 0 },
   };
 }
