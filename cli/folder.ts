@@ -3,6 +3,24 @@ import path from "node:path";
 import { InputError } from "lowbit/trainer";
 
 /**
+ * The full name of a folder that outputs may go to.
+ *
+ * @param mayHold whether it may have something in it already
+ * @throws InputError when something is in the way
+ */
+export function checkFolder(folder: string, mayHold: boolean): string {
+  const full = path.resolve(folder);
+  const found = fs.statSync(full, { throwIfNoEntry: false });
+  if (found && !found.isDirectory())
+    throw new InputError(`--out '${folder}' is a file; give a folder`);
+  if (found && !mayHold && fs.readdirSync(full).length > 0)
+    throw new InputError(
+      `--out '${folder}' is not empty; give another folder, or --overwrite`,
+    );
+  return full;
+}
+
+/**
  * A folder for outputs. A file appears under its name when it is whole: it is
  * written under a temporary name, and renamed.
  */
@@ -17,16 +35,9 @@ export class Folder {
    * @throws InputError when something is in the way. Nothing is written yet.
    */
   constructor(folder: string, overwrite: boolean, names: readonly string[]) {
-    this.path = path.resolve(folder);
+    this.path = checkFolder(folder, overwrite);
     this.#overwrite = overwrite;
     this.#names = names;
-    const found = fs.statSync(this.path, { throwIfNoEntry: false });
-    if (found && !found.isDirectory())
-      throw new InputError(`--out '${folder}' is a file; give a folder`);
-    if (found && !overwrite && fs.readdirSync(this.path).length > 0)
-      throw new InputError(
-        `--out '${folder}' is not empty; give another folder, or --overwrite`,
-      );
   }
 
   /** Makes the folder and clears an earlier run's files away. */

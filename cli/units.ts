@@ -38,3 +38,10 @@ export const rate = (value: number) =>
 
 /** A learning rate without a tail of digits. */
 export const short = (value: number) => String(Number(value.toPrecision(3)));
+
+/** A loss to a thousandth of a nat; a difference, `signed`, says which way it goes. */
+export function nats(value: number, signed = false): string {
+  const text = Math.abs(value).toFixed(3);
+  const zero = Number(text) === 0;
+  return `${value < 0 && !zero ? "-" : signed && !zero ? "+" : ""}${text}`;
+}

@@ -227,6 +227,24 @@ test("Ctrl-C ends after the step under way and reports what is done", async () =
   expect(fs.existsSync(path.join(home, "cut/report.html"))).toBe(true);
 });
 
+test("runs that fail are told, leave no outputs, and end with exit code 1", () => {
+  const breaking = `globalThis.setImmediate = () => { throw new Error("broken") }`;
+  const args = ["compare", ...tiny, "--data", "text.txt", "--out", "deep/out"];
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    [
+      `--import=data:text/javascript,${breaking}`,
+      ...[...program, ...args, "--optimizers", "sgd32bit,sgd8bit"],
+    ],
+    { cwd: home, encoding: "utf8", env },
+  );
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/Error: broken\n +at /);
+  expect(stdout).toMatch(/sgd32bit seed 0: failed: the run of sgd32bit ended/);
+  expect(stdout).toMatch(/sgd8bit +seed 0: failed/);
+  expect(fs.existsSync(path.join(home, "deep"))).toBe(false);
+});
+
 describe("what cannot work ends with one sentence and exit code 2:", () => {
   test.each([
     ["an unknown recipe", ["--optimizers", "adamw9bit"], /did you mean/],

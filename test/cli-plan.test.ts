@@ -6,11 +6,16 @@ import os from "node:os";
 import path from "node:path";
 import { writeSafetensors } from "lowbit/trainer";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { bundleCli } from "./support/bundled-cli.ts";
 
-const main = path.resolve(import.meta.dirname, "../cli/main.ts");
+const cli = path.resolve(import.meta.dirname, "../cli");
 let home: string;
+let program: string;
+let main: string;
 
-beforeAll(() => {
+beforeAll(async () => {
+  program = fs.mkdtempSync(path.join(os.tmpdir(), "lowbit-plan-cli-"));
+  main = await bundleCli(program);
   home = fs.mkdtempSync(path.join(os.tmpdir(), "lowbit-plan-"));
   write("gpt2.json", {
     ...{ model_type: "gpt2", _name_or_path: "gpt2", vocab_size: 50257 },
@@ -40,7 +45,9 @@ beforeAll(() => {
     optimizer: "adamw8bit",
   });
 });
-afterAll(() => fs.rmSync(home, { recursive: true }));
+afterAll(() => {
+  for (const folder of [home, program]) fs.rmSync(folder, { recursive: true });
+});
 
 function write(name: string, content: unknown) {
   const file = path.join(home, name);
@@ -60,11 +67,11 @@ function tensors(name: string, shapes: Record<string, number[]>) {
 }
 
 function plan(...args: string[]) {
-  return spawnSync(
-    process.execPath,
-    ["--conditions=lowbit-source", main, "plan", ...args],
-    { cwd: home, encoding: "utf8", env: { ...process.env, NO_COLOR: "1" } },
-  );
+  return spawnSync(process.execPath, [main, "plan", ...args], {
+    cwd: home,
+    encoding: "utf8",
+    env: { ...process.env, NO_COLOR: "1" },
+  });
 }
 
 function planned(...args: string[]) {
@@ -211,7 +218,7 @@ describe("what cannot work ends with one sentence and exit code 2:", () => {
 test("lowbit plan --help explains every flag", () => {
   const { status, stdout } = plan("--help");
   expect(status).toBe(0);
-  const source = fs.readFileSync(path.join(main, "../plan/flags.ts"), "utf8");
+  const source = fs.readFileSync(path.join(cli, "plan/flags.ts"), "utf8");
   const flags = [...source.matchAll(/^ {2}(\w+): "(text|switch)"/gm)];
   expect(flags.length).toBeGreaterThan(15);
   for (const [, flag] of flags)

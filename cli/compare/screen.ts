@@ -3,7 +3,7 @@ import { table } from "../table.ts";
 import { harmless, type Terminal } from "../terminal.ts";
 import { Pace, progressLine } from "../train/progress.ts";
 import type { Text } from "../train/text.ts";
-import { bytes, count, duration, plural } from "../units.ts";
+import { bytes, count, duration, nats, plural } from "../units.ts";
 import type { CompareFlags } from "./flags.ts";
 import type { FromWorker, RunResult } from "./protocol.ts";
 import type { Comparison } from "./report.ts";
@@ -153,7 +153,6 @@ const title = ({ optimizer, status, steps }: RecipeSummary) =>
 export function showSpread(value: Spread | undefined, signed = false): string {
   if (!value) return "-";
   const { mean, deviation } = value;
-  const sign = signed && mean >= 0 ? "+" : "";
-  const tail = deviation === undefined ? "" : ` ± ${deviation.toFixed(3)}`;
-  return `${sign}${mean.toFixed(3)}${tail}`;
+  const tail = deviation === undefined ? "" : ` ± ${nats(deviation)}`;
+  return `${nats(mean, signed)}${tail}`;
 }

@@ -1,7 +1,7 @@
 // A process that trains one recipe for `lowbit compare` and reports to it.
 
-import { createHash } from "node:crypto";
 import { InputError, run, Trainer, type TrainEvent } from "lowbit/trainer";
+import { sha256 } from "../train/durable.ts";
 import { readText } from "../train/text.ts";
 import type { FromWorker, Job, RunResult, ToWorker } from "./protocol.ts";
 
@@ -63,7 +63,7 @@ async function train({ data, options, formatsOf }: Job): Promise<RunResult> {
     parameters: trainer.parameterCount,
     text: {
       bytes: bytes.length,
-      sha256: createHash("sha256").update(bytes).digest("hex"),
+      sha256: sha256(bytes),
     },
     ...{ stateBytes, stateBytes32, peakBytes, model, device, errors },
     formats: [...formats].map(([format, count]) => ({

@@ -1,6 +1,7 @@
 import fs from "node:fs";
 import path from "node:path";
 import { InputError } from "lowbit/trainer";
+import { checkFolder } from "../folder.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { flushFolder, writeFlushed, type Chunks } from "./durable.ts";
 
@@ -32,15 +33,8 @@ export class Outputs {
    * @throws InputError when something is in the way. Nothing is written yet.
    */
   constructor(folder: string, use: "fresh" | "overwrite" | "resume") {
-    this.folder = path.resolve(folder);
+    this.folder = checkFolder(folder, use !== "fresh");
     this.#use = use;
-    const found = fs.statSync(this.folder, { throwIfNoEntry: false });
-    if (found && !found.isDirectory())
-      throw new InputError(`--out '${folder}' is a file; give a folder`);
-    if (found && use === "fresh" && fs.readdirSync(this.folder).length > 0)
-      throw new InputError(
-        `--out '${folder}' is not empty; give another folder, or --overwrite`,
-      );
   }
 
   /**

@@ -169,13 +169,13 @@ function planRows(
 const named = (name: string) => optimizerByName(name)();
 
 /**
- * Bytes of temporaries of a step.
+ * Bytes of temporaries of a step, at most.
  *
- * lowbit's engines hold nothing as large as a tensor; in TensorFlow.js's wasm and
- * cpu backends the largest variable's new value exists beside the old one for a
- * moment. PyTorch's default for 32-bit states on a GPU (`foreach`) takes about
- * the parameters once more, as its documentation says; the low-bit libraries there update in
- * place.
+ * lowbit's engines hold nothing as large as a tensor. On TensorFlow.js that is so
+ * on wasm and WebGPU; on its cpu backend the largest variable's new value exists
+ * beside the old one. PyTorch's default for 32-bit states on a GPU (`foreach`)
+ * takes about the parameters once more, as its documentation says; the low-bit
+ * libraries there update in place.
  */
 function temporaries(
   host: PlanHost,
