@@ -188,6 +188,9 @@ describe("what cannot work ends with one sentence and exit code 2:", () => {
       weight_map: { a: "1.safetensors" },
     });
     write("empty/readme", "");
+    write("adapter/adapter_config.json", {
+      ...{ r: 16, base_model_name_or_path: "gpt2" },
+    });
   });
 
   test.each([
@@ -200,6 +203,7 @@ describe("what cannot work ends with one sentence and exit code 2:", () => {
     ["a huge header", ["huge.safetensors"], /no safetensors file/],
     ["missing shards", ["index/model.safetensors.index.json"], /config.json/],
     ["an empty folder", ["empty"], /neither a config.json nor safetensors/],
+    ["adapters alone", ["adapter"], /adapters for 'gpt2'; .* --lora 16/],
     ["a file and sizes", ["gpt2", "--params", "7B"], /not from both/],
     ["a wrong size", ["gpt2", "--memory", "lots"], /24GiB or 512MB/],
     ["a wrong number", ["--params", "-7B"], /as 1024 or 7B/],

@@ -383,6 +383,11 @@ describe("a plan says when low-bit state will hardly help:", () => {
     );
   });
 
+  test("a file of adapters", () => {
+    const shapes = { "q.lora_A.weight": [8, 64], "q.lora_B.weight": [64, 8] };
+    expect(notes({ name: "adapters", shapes })).toMatch(/with --lora RANK/);
+  });
+
   test("a convolutional network", () => {
     const shapes = {
       "conv1.weight": [64, 3, 7, 7],

@@ -17,8 +17,6 @@ export interface Found {
   readonly model: PlanModel;
   /** Of a `lowbit train` run, whose plan is for its host and batch. */
   readonly run?: { readonly batch: number };
-  /** The file is that of an adapter. */
-  readonly adapter?: boolean;
 }
 
 /** @throws InputError when there is no such model, or the file says too little. */
@@ -54,7 +52,8 @@ const short = (value: number) =>
 /** As models are downloaded: config.json for the layers, safetensors for the exact tensors. */
 function fromFolder(folder: string): Found {
   const names = fs.readdirSync(folder);
-  const adapter = names.includes("adapter_config.json");
+  if (names.includes("adapter_config.json") && !names.includes("config.json"))
+    throw adaptersAlone(folder);
   const config = names.includes("config.json")
     ? fromFile(path.join(folder, "config.json"))
     : undefined;
@@ -69,18 +68,39 @@ function fromFolder(folder: string): Found {
   if (config && !shapes) return config;
   if (!config && !shapes)
     throw new InputError(
-      `the folder '${folder}' has neither a config.json nor safetensors files${adapter ? ", only an adapter's; give the folder of its base model, with --lora RANK" : ""}`,
+      `the folder '${folder}' has neither a config.json nor safetensors files`,
     );
   return {
     ...config,
     model: { ...config?.model, name: path.basename(folder), shapes: shapes! },
-    ...(adapter ? { adapter } : {}),
   };
+}
+
+/** PEFT keeps adapters apart from the model that they are for. */
+function adaptersAlone(folder: string): InputError {
+  const file = path.join(folder, "adapter_config.json");
+  const { r, base_model_name_or_path: base } = readConfig(file);
+  const rank = typeof r === "number" ? r : "RANK";
+  return new InputError(
+    `'${folder}' holds adapters for ${typeof base === "string" ? `'${base}'` : "another model"}; give that model, with --lora ${rank}`,
+  );
 }
 
 function fromFile(file: string): Found {
   if (file.endsWith(".safetensors") || file.endsWith(".safetensors.index.json"))
     return { model: { name: path.basename(file), shapes: readShapes(file) } };
+  const values = readConfig(file);
+  const named = values._name_or_path;
+  const model = modelFromConfig(
+    values,
+    typeof named === "string" && named ? named : file,
+  );
+  return values.model_type === undefined
+    ? { model, run: { batch: Number(values.batch ?? 8) } }
+    : { model };
+}
+
+function readConfig(file: string): Record<string, unknown> {
   let config: unknown;
   try {
     config = JSON.parse(fs.readFileSync(file, "utf8"));
@@ -94,13 +114,5 @@ function fromFile(file: string): Found {
     throw new InputError(
       `'${file}' must hold a JSON object, as a config.json does`,
     );
-  const values = config as Record<string, unknown>;
-  const named = values._name_or_path;
-  const model = modelFromConfig(
-    values,
-    typeof named === "string" && named ? named : file,
-  );
-  return values.model_type === undefined
-    ? { model, run: { batch: Number(values.batch ?? 8) } }
-    : { model };
+  return config as Record<string, unknown>;
 }

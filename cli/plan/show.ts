@@ -8,7 +8,7 @@ import {
   type ScaledModel,
 } from "lowbit/plan";
 import { table } from "../table.ts";
-import { wrap, type Terminal } from "../terminal.ts";
+import { harmless, wrap, type Terminal } from "../terminal.ts";
 import { bytes, count } from "../units.ts";
 
 /** Of one model. */
@@ -52,7 +52,7 @@ export function showPlan(
 }
 
 const describeModel = ({ model, parameters, trained }: Plan) =>
-  `${model}: ${count(parameters)} parameters${trained === parameters ? "" : `, of which none; ${count(trained)} in adapters are trained`}`;
+  `${harmless(model)}: ${count(parameters)} parameters${trained === parameters ? "" : `, of which none; ${count(trained)} in adapters are trained`}`;
 
 function describeActivations(plan: Plan): string {
   const { activations, batch, context, checkpointing, attention, host } = plan;
@@ -75,7 +75,7 @@ const showAlike = (
   alike: readonly ScaledModel[],
   bold: (text: string) => string,
 ) => [
-  `The largest model in the proportions of ${model} that fits into ${bytes(memory)}:`,
+  `The largest model in the proportions of ${harmless(model)} that fits into ${bytes(memory)}:`,
   ...table(
     ["recipe", "parameters", "layers", "width", "total"],
     alike.map((one) =>
@@ -155,7 +155,7 @@ export function showPreset(
 export const presetNames = () => Object.keys(presets);
 
 function bullet(text: string, width: number): string[] {
-  const [first, ...rest] = wrap(text, Math.min(width, 100) - 2);
+  const [first, ...rest] = wrap(harmless(text), Math.min(width, 100) - 2);
   return [`- ${first}`, ...rest.map((line) => `  ${line}`)];
 }
 

@@ -52,6 +52,10 @@ function unknownActivations(
   { shapes, transformer }: PlanModel,
   { activations }: Omit<Plan, "notes">,
 ): string[] {
+  if (Object.keys(shapes).every((name) => /\.lora_[AB]\./.test(name)))
+    return [
+      "These are adapters: low-bit state will hardly help, as the model that they are for fills the memory; plan that model with --lora RANK.",
+    ];
   if (activations) return [];
   const all = Object.values(shapes);
   const total = all.reduce((sum, shape) => sum + sizeOf(shape), 0);

@@ -334,7 +334,7 @@ const t5: Family = (f) => {
       stacks: [stack(count, false), stack(decoders, true)],
       width,
       vocabulary,
-      context: f.count("n_positions", 512),
+      context: Infinity, // positions are relative
     },
   };
 };
