@@ -200,7 +200,7 @@ describe("what cannot work ends with one sentence and exit code 2:", () => {
     ["a missing size", ["half.json"], /needs 'n_layer'/],
     ["a size of 0", ["zero.json"], /'hidden_size' must be a whole number/],
     ["no JSON", ["broken.json"], /neither a safetensors file nor JSON/],
-    ["a huge header", ["huge.safetensors"], /no safetensors file/],
+    ["a huge header", ["huge.safetensors"], /huge.safetensors: a header of/],
     ["missing shards", ["index/model.safetensors.index.json"], /config.json/],
     ["an empty folder", ["empty"], /neither a config.json nor safetensors/],
     ["adapters alone", ["adapter"], /adapters for 'gpt2'; .* --lora 16/],

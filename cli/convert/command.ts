@@ -18,7 +18,7 @@ import {
 } from "../files.ts";
 import { readFlags } from "../flags.ts";
 import { percentage } from "../progress.ts";
-import { readShapes } from "../plan/shapes.ts";
+import { readShapes } from "../shapes.ts";
 import { openTerminal } from "../terminal.ts";
 import { convertHelp } from "./help.ts";
 import { describeConversion, jsonOfConversion } from "./report.ts";
@@ -73,7 +73,7 @@ async function run(input: InputFile, flags: ConvertFlags): Promise<Conversion> {
       "the file cannot be converted into itself; name another",
     );
   checkOutput(output, flags.overwrite);
-  const shapes = model === undefined ? undefined : readShapes(model);
+  const shapes = model === undefined ? undefined : await readShapes(model);
   try {
     return await aboutFile(input.name, async () => {
       const open = await readState(input, {

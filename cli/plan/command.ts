@@ -22,7 +22,7 @@ export const plan: Command = {
   async run(args) {
     const flags = parsePlanFlags(args);
     try {
-      answer(flags);
+      await answer(flags);
     } catch (error) {
       throw asInputError(error);
     }
@@ -30,9 +30,9 @@ export const plan: Command = {
   },
 };
 
-function answer(flags: PlanFlags): void {
+async function answer(flags: PlanFlags): Promise<void> {
   if (flags.preset !== undefined) return answerPreset(flags);
-  const found = findModel(flags.model, flags.sizes);
+  const found = await findModel(flags.model, flags.sizes);
   if (found) return answerModel(found, flags);
   if (flags.options.memory === undefined)
     throw new InputError(

@@ -10,7 +10,7 @@ import {
 } from "lowbit/plan";
 import { InputError, nearestName } from "lowbit/trainer";
 import type { Sizes } from "./flags.ts";
-import { readShapes } from "./shapes.ts";
+import { readShapes } from "../shapes.ts";
 
 /** A model, and what the file says about how it is run. */
 export interface Found {
@@ -20,10 +20,10 @@ export interface Found {
 }
 
 /** @throws InputError when there is no such model, or the file says too little. */
-export function findModel(
+export async function findModel(
   name: string | undefined,
   sizes: Sizes | undefined,
-): Found | undefined {
+): Promise<Found | undefined> {
   if (sizes) {
     const { parameters, layers, width } = sizes;
     const words = [
@@ -50,20 +50,20 @@ const short = (value: number) =>
   value >= 1e9 ? `${value / 1e9}B` : `${value / 1e6}M`;
 
 /** As models are downloaded: config.json for the layers, safetensors for the exact tensors. */
-function fromFolder(folder: string): Found {
+async function fromFolder(folder: string): Promise<Found> {
   const names = fs.readdirSync(folder);
   if (names.includes("adapter_config.json") && !names.includes("config.json"))
     throw adaptersAlone(folder);
   const config = names.includes("config.json")
-    ? fromFile(path.join(folder, "config.json"))
+    ? await fromFile(path.join(folder, "config.json"))
     : undefined;
   const index = names.find((name) => name.endsWith(".safetensors.index.json"));
   const files = names.filter((name) => name.endsWith(".safetensors"));
   const shapes =
     index !== undefined && files.length > 0
-      ? readShapes(path.join(folder, index))
+      ? await readShapes(path.join(folder, index))
       : files.length === 1
-        ? readShapes(path.join(folder, files[0]!))
+        ? await readShapes(path.join(folder, files[0]!))
         : undefined;
   if (config && !shapes) return config;
   if (!config && !shapes)
@@ -86,9 +86,11 @@ function adaptersAlone(folder: string): InputError {
   );
 }
 
-function fromFile(file: string): Found {
+async function fromFile(file: string): Promise<Found> {
   if (file.endsWith(".safetensors") || file.endsWith(".safetensors.index.json"))
-    return { model: { name: path.basename(file), shapes: readShapes(file) } };
+    return {
+      model: { name: path.basename(file), shapes: await readShapes(file) },
+    };
   const values = readConfig(file);
   const named = values._name_or_path;
   const model = modelFromConfig(

@@ -1,7 +1,9 @@
 /** Shapes of the tensors in safetensors files; of each file only its header is read. */
 import fs from "node:fs";
 import path from "node:path";
+import { openTensors } from "lowbit/io";
 import { InputError } from "lowbit/trainer";
+import { aboutFile, openInput } from "./files.ts";
 
 type Shapes = Record<string, readonly number[]>;
 
@@ -13,7 +15,7 @@ const BUFFERS =
  * @param file a `.safetensors`, or the `.safetensors.index.json` of several
  * @throws InputError for files that are missing or not what their names say
  */
-export function readShapes(file: string): Shapes {
+export async function readShapes(file: string): Promise<Shapes> {
   if (!file.endsWith(".index.json")) return readHeader(file);
   const index = readJson(file) as { weight_map?: Record<string, string> };
   const shards = [...new Set(Object.values(index.weight_map ?? {}))].sort();
@@ -29,7 +31,9 @@ export function readShapes(file: string): Shapes {
     );
   return Object.assign(
     {},
-    ...shards.map((name) => readHeader(path.join(folder, name))),
+    ...(await Promise.all(
+      shards.map((name) => readHeader(path.join(folder, name))),
+    )),
   ) as Shapes;
 }
 
@@ -43,43 +47,21 @@ function readJson(file: string): unknown {
   }
 }
 
-function readHeader(file: string): Shapes {
-  const handle = fs.openSync(file, "r");
-  try {
-    const size = Buffer.alloc(8);
-    const { size: bytes } = fs.fstatSync(handle);
-    fs.readSync(handle, size, 0, 8, 0);
-    const length = size.readBigUInt64LE();
-    if (bytes < 8 || length > BigInt(Math.min(bytes - 8, 1e8)))
-      throw new InputError(`'${file}' is no safetensors file`);
-    const text = Buffer.alloc(Number(length));
-    fs.readSync(handle, text, 0, text.length, 8);
-    return trainedShapes(file, text.toString("utf8"));
-  } finally {
-    fs.closeSync(handle);
-  }
-}
-
 /** The floating-point tensors that are no buffers. */
-function trainedShapes(file: string, json: string): Shapes {
-  let header: unknown;
+async function readHeader(name: string): Promise<Shapes> {
+  const file = openInput(name);
   try {
-    header = JSON.parse(json);
-  } catch (error) {
-    throw new InputError(`'${file}' is no safetensors file`, { cause: error });
+    const { tensors } = await aboutFile(name, () => openTensors(file));
+    // fromEntries, since a tensor may have any name, `__proto__` included.
+    return Object.fromEntries(
+      [...tensors]
+        .filter(
+          ([tensor, { dtype }]) =>
+            /^(F|BF)/.test(dtype) && !BUFFERS.test(tensor),
+        )
+        .map(([tensor, { shape }]) => [tensor, shape]),
+    );
+  } finally {
+    file.close();
   }
-  const shapes: [string, readonly number[]][] = [];
-  for (const [name, entry] of Object.entries(header as object)) {
-    if (name === "__metadata__") continue;
-    const { dtype, shape } = entry as { dtype?: string; shape?: unknown };
-    const counts =
-      Array.isArray(shape) &&
-      shape.every((n) => Number.isSafeInteger(n) && (n as number) >= 0);
-    if (typeof dtype !== "string" || !counts)
-      throw new InputError(`'${file}': '${name}' has no dtype or shape`);
-    if (/^(F|BF)/.test(dtype) && !BUFFERS.test(name))
-      shapes.push([name, shape as number[]]);
-  }
-  // fromEntries, since a tensor may have any name, `__proto__` included.
-  return Object.fromEntries(shapes);
 }
