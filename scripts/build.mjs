@@ -27,13 +27,14 @@ export function build() {
  */
 export function buildPage() {
   const page = path.join(root, "cli/compare/page");
-  const { outputFiles } = buildSync({
+  const { outputFiles, metafile } = buildSync({
     entryPoints: [path.join(page, "main.ts")],
     bundle: true,
     minify: true,
     format: "iife",
     target: "es2022",
-    legalComments: "inline",
+    absWorkingDir: root,
+    metafile: true,
     write: false,
     logLevel: "warning",
   });
@@ -42,6 +43,7 @@ export function buildPage() {
   const style = fs.readFileSync(path.join(page, "style.css"), "utf8");
   const html = fs
     .readFileSync(path.join(page, "page.html"), "utf8")
+    .replace("<!-- licenses -->", () => licenses(Object.keys(metafile.inputs)))
     .replace("/* style */", () => style)
     .replace("/* script */", () => script);
   const file = path.join(root, "dist/cli/compare/report.html");
@@ -49,6 +51,35 @@ export function buildPage() {
   // Renamed into place, as tests may be reading it.
   fs.writeFileSync(`${file}.${process.pid}`, html);
   fs.renameSync(`${file}.${process.pid}`, file);
+}
+
+/**
+ * The licences of the packages that these files come from, as a comment: each
+ * asks to go along with copies.
+ */
+function licenses(/** @type {string[]} */ files) {
+  /** @type {Map<string, string[]>} */
+  const packages = new Map();
+  const folders = files.flatMap(
+    (file) => file.match(/^.*node_modules\/(@[^/]+\/)?[^/]+/)?.[0] ?? [],
+  );
+  for (const folder of [...new Set(folders)].sort()) {
+    const { name, version } = JSON.parse(
+      fs.readFileSync(path.join(root, folder, "package.json"), "utf8"),
+    );
+    const file = fs
+      .readdirSync(path.join(root, folder))
+      .find((entry) => /^licen[cs]e/i.test(entry));
+    if (!file) throw new Error(`build: ${name} has no licence file`);
+    const text = fs.readFileSync(path.join(root, folder, file), "utf8").trim();
+    packages.set(text, [...(packages.get(text) ?? []), `${name} ${version}`]);
+  }
+  const parts = [...packages].map(
+    ([text, names]) => `${names.join(", ")}\n\n${text}`,
+  );
+  // Two hyphens would end a comment of HTML.
+  const all = parts.join("\n\n").replaceAll("--", "- -");
+  return `<!-- This page contains:\n\n${all}\n-->`;
 }
 
 /** tsc never deletes: a file renamed in src/ would stay in dist/, and ship. */
