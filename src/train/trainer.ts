@@ -1,5 +1,5 @@
 import type { LoadReport } from "../core/checkpoint.ts";
-import type { MemoryReport } from "../core/memory.ts";
+import { estimateMemory, type MemoryReport } from "../core/memory.ts";
 import { safetensorsChunks, type SafeTensors } from "../io/safetensors.ts";
 import type { FileData } from "../io/source.ts";
 import type { FusedOptimizer } from "../hosts/jax/fused.ts";
@@ -97,7 +97,11 @@ export class Trainer {
     const config = resolveConfig(options);
     const recipe = trainRecipe(config);
     const split = new Split(text, config.context);
-    checkHeap(config, config.batch);
+    const { minQuantizedSize } = config;
+    const { stateBytes } = estimateMemory(parameterShapes(config), recipe, {
+      minQuantizedSize,
+    });
+    checkHeap(config, config.batch, stateBytes);
     const parameters = initialParameters(
       config,
       new Random(config.seed, "parameters"),
