@@ -6,6 +6,8 @@
  *                  TypeScript's declaration files, as `lowbit train`
  *   --seeds 3      runs of each row
  *   --steps 600    steps of each run
+ *   --lr 8e-3      highest learning rate, for all rows
+ *   --rows REGEX   only rows whose name matches
  *   --jobs 2       processes; default: one for each core, eight at most
  *   --large        the larger model: 2000 words, 64 x 4 -> 256, batches of 128
  *   --parts A,B    only these parts
@@ -24,6 +26,8 @@ const { values, positionals } = parseArgs({
     data: { type: "string", multiple: true },
     seeds: { type: "string" },
     steps: { type: "string" },
+    lr: { type: "string" },
+    rows: { type: "string" },
     jobs: { type: "string" },
     parts: { type: "string" },
     large: { type: "boolean", default: false },
@@ -56,8 +60,14 @@ const seeds = count("seeds", values.quick ? 1 : 3);
 const jobs = count("jobs", Math.min(8, os.availableParallelism()));
 const started = performance.now();
 const { vocabulary } = size;
-const settings = { ...size.settings, steps };
-const { batch, width, hidden, lr } = settings;
+const lr = Number(values.lr ?? size.settings.lr);
+if (!(lr > 0)) {
+  console.error(`reproduce: --lr must be above 0, given '${values.lr}'`);
+  process.exit(1);
+}
+const rows = values.rows === undefined ? undefined : new RegExp(values.rows);
+const settings = { ...size.settings, steps, lr };
+const { batch, width, hidden } = settings;
 console.log(
   `reproduce:${which}: ${vocabulary} words, 4 x ${width} -> ${hidden}, batches of ${batch}, ${steps} steps, lr ${lr}, eps 1e-8, ${seeds} seeds; ` +
     `${os.cpus()[0]?.model ?? "unknown"}, ${jobs} processes, Node ${process.version}`,
@@ -67,7 +77,8 @@ const results = await reproduce(which, {
   seeds: Array.from({ length: seeds }, (_, i) => i),
   jobs,
   ...(values.parts ? { parts: values.parts.split(",") } : {}),
-  ...(values.quick ? { only: size.only } : {}),
+  only: (scheme) =>
+    rows ? rows.test(scheme.name) : !values.quick || size.only(scheme),
   progress: (done, of) => {
     if (process.stderr.isTTY) process.stderr.write(`\r${done} of ${of} runs `);
   },

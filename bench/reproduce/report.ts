@@ -112,6 +112,7 @@ async function trainAll(
             scheme.recipe(hyper).storage,
             scheme.recipe(hyper).optimizer.name,
             scheme.stable,
+            scheme.after?.name,
             hyper,
             seed,
           ]);
@@ -182,7 +183,7 @@ async function showFloors({ seeds, show }: Options): Promise<Floor[]> {
   show?.(
     "SGD on a noisy quadratic: f - f* reached, and theorem 1's bound (paper 2)",
     table(
-      ["momentum", "lr", "f - f*", "of the mean", "|Q(m) - m|²", "bound"],
+      ["momentum", "lr", "f - f*", "of the mean", "variance of Q(m)", "bound"],
       floors.map(({ name, lr, reached, ofMean, variance, bound }) => [
         name,
         String(lr),

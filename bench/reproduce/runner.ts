@@ -9,7 +9,7 @@ export function runner(task: Task): (run: Run) => Promise<Outcome> {
   return async ({ table, scheme: name, seed, hyper }) => {
     const scheme = tables[table].find((one) => one.name === name);
     if (!scheme) throw new Error(`reproduce: no scheme '${name}' in ${table}`);
-    const { recipe, stable } = scheme;
-    return train(recipe(hyper), words, task.settings, seed, stable);
+    const { recipe, stable, after } = scheme;
+    return train(recipe(hyper), words, task.settings, seed, stable, after);
   };
 }

@@ -1,6 +1,7 @@
 /** The rows of the tables: how m and v are stored. */
 import {
   adamw,
+  defineOptimizer,
   adamw32bit,
   adamw4bitBlock,
   adamw4bitRank1,
@@ -8,6 +9,9 @@ import {
   type FormatOptions,
   type Recipe,
 } from "lowbit";
+
+import { soloAsPublished } from "./solo.ts";
+import type { Watch } from "./train.ts";
 
 export interface Hyper {
   readonly lr: number;
@@ -21,6 +25,8 @@ export interface Scheme {
   readonly recipe: (hyper: Hyper) => Recipe;
   /** With the stable embedding, whose state has 32 bits. */
   readonly stable?: boolean;
+  /** Done to the states after each step. */
+  readonly after?: Watch;
 }
 
 /** Adam without decay, m and v stored as given, float32 where nothing is. */
@@ -32,6 +38,25 @@ const stored =
       weightDecay: 0,
       state: { m: m ?? { bits: 32 }, v: v ?? { bits: 32 } },
     });
+
+/**
+ * Adam as the papers have it. Ours leaves a parameter where it is when v is 0;
+ * here it moves by m / eps: what a v rounded to 0 does where there is no gradient.
+ */
+const papersAdam = defineOptimizer({
+  name: "papersAdam",
+  hyper: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8 },
+  state: { m: "signed", v: "unsigned" },
+  scalars: ({ beta1, beta2 }, t) => ({
+    c1: 1 - beta1 ** t,
+    c2: Math.sqrt(1 - beta2 ** t),
+  }),
+  update: `
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    p = p - lr * (m / c1) / (sqrt(v) / c2 + eps)
+  `,
+});
 
 const named =
   (recipe: (options: Hyper & { weightDecay: number }) => Recipe) =>
@@ -51,23 +76,33 @@ const eight = (format: FormatOptions) =>
   stored({ bits: 8, ...format }, { bits: 8, ...format });
 const linear = { codebook: "linear" } as const;
 const tensor = { scale: "tensor" } as const;
-const rows8: [string, FormatOptions, boolean?][] = [
+const rows8: [string, FormatOptions, boolean?, boolean?][] = [
   ["linear, tensor", { ...linear, ...tensor }],
   ["linear, tensor, stable embedding", { ...linear, ...tensor }, true],
   ["linear, block 2048", { ...linear, blockSize: 2048 }],
   ["dynamic, tensor", tensor],
   ["dynamic, tensor, stable embedding", tensor, true],
+  ["dynamic, tensor, update m / eps where v is 0", tensor, false, true],
   ["dynamic, block 2048", { blockSize: 2048 }],
   ["dynamic, block 2048, stable embedding", { blockSize: 2048 }, true],
   ["dynamic, block 256", { blockSize: 256 }],
+  [
+    "dynamic, block 256, update m / eps where v is 0",
+    { blockSize: 256 },
+    false,
+    true,
+  ],
 ];
 
 export const ablation8: readonly Scheme[] = [
   baseline,
   stableBaseline,
-  ...rows8.map(([name, format, stable = false]) => ({
+  ...rows8.map(([name, format, stable = false, papers = false]) => ({
     name,
-    recipe: eight(format),
+    recipe: papers
+      ? (hyper: Hyper) =>
+          papersAdam({ ...hyper, bits: 8, state: { m: format, v: format } })
+      : eight(format),
     stable,
   })),
 ];
@@ -169,6 +204,14 @@ export const beyond: readonly Scheme[] = [
   { name: "paper 2: rank-1", recipe: named(adamw4bitRank1) },
   { name: "paper 2: block", recipe: named(adamw4bitBlock) },
   {
+    name: "paper 2: block, m stochastic",
+    recipe: stored({ ...m4, rounding: "stochastic" }, v4("linear-nozero")),
+  },
+  {
+    name: "m nf4 stochastic, v block / linear without zero",
+    recipe: stored({ ...nf4, rounding: "stochastic" }, v4("linear-nozero")),
+  },
+  {
     name: "m nf4, v block / linear without zero",
     recipe: stored(nf4, v4("linear-nozero")),
   },
@@ -215,6 +258,11 @@ export const beyond: readonly Scheme[] = [
   {
     name: "4/2 bits: m dynamic, v log, stochastic (SOLO)",
     recipe: stored(m4, { ...log2, rounding: "stochastic" }),
+  },
+  {
+    name: "the same as published: alpha by block (v acted out in 32 bits)",
+    recipe: stored(m4),
+    after: soloAsPublished,
   },
   {
     name: "4/2 bits: m nf4, v log, stochastic",
