@@ -46,7 +46,7 @@ for (const engine of engines) {
       };
 
       for (const [name, factory] of optimizers()) {
-        // `adamw` is adamw32bit, and adamw4bitBlock is adamw4bit.
+        // `adamw` is adamw32bit, and adamw4bitBlock differs from adamw4bit in a codebook.
         if (!/\dbit$/.test(name)) continue;
         if (engine.slow && !/^(adamw|sgd)\d|8bit$/.test(name)) continue;
         // Every size for some; the others differ in their formula alone.

@@ -309,4 +309,20 @@ describe("low bits learn like 32, on the characters of lib.es5.d.ts", () => {
     expect(Math.abs(eight)).toBeLessThan(0.03);
     expect(four).toBeLessThan(0.15);
   });
+
+  test("adamw4bit, with NF4 for m, adds less than paper 2's blocks, over three seeds", async () => {
+    const mean = async (factory: typeof lowbit.adamw) => {
+      let sum = 0;
+      for (const seed of [1, 2, 3])
+        sum += (await train(factory({ lr: 0.01 }), steps, seed)).after / 3;
+      return sum;
+    };
+    const exact = await mean(lowbit.adamw32bit);
+    const added: Record<string, number> = {};
+    for (const name of ["adamw4bit", "adamw4bitBlock"] as const) {
+      added[name] = (await mean(lowbit[name])) - exact;
+      rows.push(`${name}, 3 seeds: ${added[name].toFixed(4)}`);
+    }
+    expect(added["adamw4bit"]).toBeLessThan(added["adamw4bitBlock"]! - 0.01);
+  });
 });

@@ -15,7 +15,7 @@ import {
   sgd8bit,
   adamw,
   adamw32bit,
-  adamw4bit,
+  adamw4bitBlock,
   adamw4bitRank1,
   adamw8bit,
   adafactor8bit,
@@ -256,7 +256,8 @@ describe("a state of ours", () => {
     const { bytes, changes } = await write(open, { to: "torchao", bits: 4 });
     const before = (await mine.toFloat32()).tensors.w!;
     const other = await createOptimizer(
-      adamw4bit(),
+      // torchao's formats.
+      adamw4bitBlock(),
       Object.fromEntries(
         Object.entries(shapes).map(([name, shape]) => [name, { shape }]),
       ),

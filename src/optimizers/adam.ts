@@ -50,6 +50,8 @@ export const adam32bit = /* @__PURE__ */ defineRecipe("adam32bit", adam, {
 export const adam8bit = /* @__PURE__ */ defineRecipe("adam8bit", adam, {
   bits: 8,
 });
+/** As adamw4bit: NF4 for m, see docs/results.md. */
 export const adam4bit = /* @__PURE__ */ defineRecipe("adam4bit", adam, {
   bits: 4,
+  state: { m: { codebook: "nf4" } },
 });

@@ -49,8 +49,13 @@ export const adamw32bit = /* @__PURE__ */ defineRecipe("adamw32bit", adamw, {
 export const adamw8bit = /* @__PURE__ */ defineRecipe("adamw8bit", adamw, {
   bits: 8,
 });
+/**
+ * Paper 2's fast form, with NF4 for m: of the schemes that take one pass the one
+ * that stays nearest to 32 bits at every rate, see docs/results.md.
+ */
 export const adamw4bit = /* @__PURE__ */ defineRecipe("adamw4bit", adamw, {
   bits: 4,
+  state: { m: { codebook: "nf4" } },
 });
 /** Paper 2's fast form: m in block 128 / dynamic, v in block 128 / linear without zero. */
 export const adamw4bitBlock = /* @__PURE__ */ defineRecipe(

@@ -369,8 +369,12 @@ function mergeStates(
 ): StorageOptions["state"] {
   if (!fixed || !given) return given ?? fixed;
   const merged: Record<string, FormatOptions> = { ...fixed };
-  for (const [key, format] of Object.entries(given))
-    merged[key] = { ...merged[key], ...format };
+  for (const [key, format] of Object.entries(given)) {
+    const { codebook, ...rest } = merged[key] ?? {};
+    // A codebook of the recipe's may not come in other bits.
+    const kept = format.bits === undefined && codebook ? { codebook } : {};
+    merged[key] = { ...rest, ...kept, ...format };
+  }
   return merged;
 }
 
