@@ -22,6 +22,8 @@ async function open(backend: string): Promise<string | undefined> {
       const { create, globals } = await import("webgpu");
       Object.assign(globalThis, globals);
       const gpu = create([]);
+      // Dawn crashes if this is collected while a device is in use.
+      Object.assign(globalThis, { dawn: gpu });
       Object.defineProperty(navigator, "gpu", { value: gpu });
       if (!(await gpu.requestAdapter())) return "no adapter";
       await import("@tensorflow/tfjs-backend-webgpu");
