@@ -334,7 +334,7 @@ describeBrowser("the report in a browser", () => {
       expect(await lines("validation")).toBe(4);
       expect(await lines("difference")).toBe(3);
       expect(await lines("training")).toBe(4);
-      expect(await lines("magnitude-m")).toBe(2); // two share a format
+      expect(await lines("magnitude-m")).toBe(3); // each in a format of its own
       const bars = marks(page, "memory", "[aria-label=bar] rect");
       expect(await bars.count()).toBe(12);
       const codes = (name: string) =>
