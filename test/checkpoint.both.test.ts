@@ -143,7 +143,7 @@ describe.each(engines)("$name", (engine) => {
         tensor: "matrix",
         state: "m",
         from: "float32",
-        to: "4-bit signed dynamic, block 128",
+        to: "4-bit signed nf4, block 128",
       });
       expect(report.requantized.length).toBe(2 * Object.keys(shapes).length);
       // The same as quantizing it by hand.
