@@ -23,7 +23,7 @@ export async function recipesSource() {
   const source = `
     // Written by scripts/tfjs-recipes.mjs from the registry; a test holds it to that.
     import * as recipes from "../../optimizers/recipes.ts";
-    import { optimizerClass, optimizerFactory } from "./optimizer.ts";
+    import { optimizerClass, optimizerFactory } from "./classes.ts";
     ${lines.join("\n")}`;
   return prettier.format(source, { parser: "typescript" });
 }

@@ -1,12 +1,12 @@
 /** lowbit/tfjs: the optimizers as TensorFlow.js has them, and the stable embedding layer. */
 export * from "./hosts/tfjs/recipes.ts";
 export {
-  LowbitOptimizer,
   optimizerClass,
   optimizerFactory,
   type LowbitOptimizerClass,
   type TfOptimizerFactory,
-} from "./hosts/tfjs/optimizer.ts";
+} from "./hosts/tfjs/classes.ts";
+export { LowbitOptimizer } from "./hosts/tfjs/optimizer.ts";
 export type {
   TfConfig,
   TfGroup,

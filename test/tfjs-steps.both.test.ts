@@ -223,6 +223,8 @@ describe.each(backends)("on $name", ({ name, skip }) => {
         actual.forEach((x, i) => expect(x).toBeCloseTo(start[i]! - change, 5));
       near(await read(a), beforeA, 3 * factor);
       near(await read(b), beforeB, -4 * factor);
+      const whole = Math.hypot(15, 16 ** 0.5 * 7 ** 0.5);
+      expect((await optimizer.stats()).gradNorm).toBeCloseTo(whole, 4);
       optimizer.dispose();
       tf.dispose([a, b, ga, gb]);
     });

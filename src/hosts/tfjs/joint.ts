@@ -32,6 +32,8 @@ export function apart(updates: readonly Update[]): readonly Update[] {
  * Gradients of several batches as a step of all of them would have clipped them; with
  * `skipNonFinite: "step"` none is finite when one of them is not. What the batches do
  * to them on top changes nothing: their own norms are within the limit.
+ *
+ * @returns beside them their norm before, with `maxGradNorm`.
  */
 export function clippedTogether(
   gradients: readonly Tensor[],
@@ -39,13 +41,14 @@ export function clippedTogether(
     maxGradNorm,
     skipNonFinite,
   }: Pick<OptimizerOptions, "maxGradNorm" | "skipNonFinite">,
-): Tensor[] {
+): { readonly gradients: Tensor[]; readonly norm: Scalar | undefined } {
   let factor: Scalar = scalar(1);
+  let norm: Scalar | undefined;
   if (maxGradNorm !== undefined) {
     const squares = gradients.map((gradient) =>
       sum(square(where(finite(gradient), gradient, zerosLike(gradient)))),
     );
-    const norm = sqrt(squares.reduce((a, b) => add(a, b)));
+    norm = sqrt(squares.reduce((a, b) => add(a, b)) as Scalar);
     // The engines' factor, see `clipFactor` in engines/engine.ts.
     factor = minimum(1, div(maxGradNorm, add(norm, 1e-6)));
   }
@@ -55,7 +58,10 @@ export function clippedTogether(
       .reduce((a, b) => logicalAnd(a, b));
     factor = where(good, factor, scalar(NaN));
   }
-  return gradients.map((gradient) => mul(gradient, factor));
+  return {
+    gradients: gradients.map((gradient) => mul(gradient, factor)),
+    norm,
+  };
 }
 
 export const concernsAll = ({

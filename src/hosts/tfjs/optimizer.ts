@@ -2,8 +2,8 @@
 import {
   dispose,
   engine,
+  keep,
   Optimizer,
-  serialization,
   tidy,
   type NamedTensorMap,
   type Tensor,
@@ -13,7 +13,6 @@ import type { MemoryReport } from "../../core/memory.ts";
 import type { Explanation, Stats } from "../../core/optimizer.ts";
 import {
   checkLearningRate,
-  type Hyper,
   type LearningRate,
   type OptimizerFactory,
 } from "../../optimizers/define.ts";
@@ -21,20 +20,18 @@ import type { Access, NamedTensor, Update } from "./access.ts";
 import { accessTo } from "./backends.ts";
 import { Batch, infoOf } from "./batch.ts";
 import { apart, clippedTogether, concernsAll } from "./joint.ts";
-import { className, hostName, savedName, translated } from "./names.ts";
+import { hostName, translated } from "./names.ts";
 import {
-  fromConfig,
   parseOptions,
   toConfig,
   type Parsed,
   type TfConfig,
-  type TfOptions,
 } from "./options.ts";
 import { joinMemory, joinStats } from "./reports.ts";
 import { rulesFor } from "./rules.ts";
 import { SavedStates, writeWeights } from "./weights.ts";
 
-/** Made by {@link optimizerClass}; the classes of the door extend it. */
+/** The classes of the door extend it, see classes.ts. */
 export abstract class LowbitOptimizer extends Optimizer {
   readonly #factory: OptimizerFactory;
   readonly #parsed: Parsed;
@@ -45,6 +42,8 @@ export abstract class LowbitOptimizer extends Optimizer {
   readonly #batchOf = new Map<Variable, Batch>();
   /** Batches that took part in the last step. */
   #last: readonly Batch[] = [];
+  /** Of all gradients in the last step, when they are in several batches. */
+  #norm: Tensor | undefined;
   #saved: SavedStates | undefined;
   #exported: Tensor[] = [];
   #disposed = false;
@@ -140,14 +139,16 @@ export abstract class LowbitOptimizer extends Optimizer {
     const batches = new Set(given.map(({ variable }) => this.#batch(variable)));
     for (const batch of batches) this.#checkPlace(batch, access);
     let updates = apart(given);
+    this.#keepNorm(undefined);
     if (batches.size > 1 && concernsAll(settings)) {
-      const clipped = clippedTogether(
+      const { gradients, norm } = clippedTogether(
         updates.map(({ gradient }) => gradient),
         settings,
       );
+      this.#keepNorm(norm);
       updates = updates.map(({ variable }, i) => ({
         variable,
-        gradient: clipped[i]!,
+        gradient: gradients[i]!,
       }));
     }
     for (const batch of batches)
@@ -157,6 +158,11 @@ export abstract class LowbitOptimizer extends Optimizer {
         this.iterations + 1,
       );
     this.#last = [...batches];
+  }
+
+  #keepNorm(norm: Tensor | undefined): void {
+    this.#norm?.dispose();
+    this.#norm = norm && keep(norm);
   }
 
   #batch(variable: Variable): Batch {
@@ -270,7 +276,10 @@ export abstract class LowbitOptimizer extends Optimizer {
     const { iterations } = this;
     const all = await Promise.all(this.#last.map((batch) => batch.stats()));
     const rate = this.#rateAt(Math.max(1, iterations));
-    return joinStats(iterations, rate, all.flat());
+    const stats = joinStats(iterations, rate, all.flat());
+    if (!this.#norm) return stats;
+    const [gradNorm] = await this.#norm.data();
+    return { ...stats, gradNorm: gradNorm! };
   }
 
   /**
@@ -302,6 +311,7 @@ export abstract class LowbitOptimizer extends Optimizer {
     this.#batches = [];
     this.#batchOf.clear();
     this.#last = [];
+    this.#keepNorm(undefined);
     this.#saved = undefined;
   }
 
@@ -335,58 +345,3 @@ function checkGradient(
       `${owner}: '${variable.name}' has the shape [${wanted}], its gradient [${given}]`,
     );
 }
-
-/** A class of optimizers, for `new` and for `tf.serialization`. */
-export interface LowbitOptimizerClass<H extends Hyper = Hyper> {
-  new (learningRate?: LearningRate, options?: TfOptions<H>): LowbitOptimizer;
-  /** Name in saved models. */
-  readonly className: string;
-  fromConfig<T extends serialization.Serializable>(
-    cls: serialization.SerializableConstructor<T>,
-    config: serialization.ConfigDict,
-  ): T;
-}
-
-/**
- * The class of an optimizer or recipe, one defined with `defineOptimizer`
- * included. It registers itself with `@tensorflow/tfjs-core` when an instance
- * is first made; `registerWith` does so before.
- */
-export function optimizerClass<H extends Hyper>(
-  factory: OptimizerFactory<H>,
-): LowbitOptimizerClass<H> {
-  const general = factory as unknown as OptimizerFactory;
-  const name = className(general);
-  class Class extends LowbitOptimizer {
-    static readonly className = savedName(name);
-    static #registered = false;
-
-    constructor(learningRate?: LearningRate, options?: TfOptions<H>) {
-      super(general, learningRate, options ?? {});
-      if (!Class.#registered) serialization.registerClass(Class as never);
-      Class.#registered = true;
-    }
-
-    static override fromConfig<T extends serialization.Serializable>(
-      cls: serialization.SerializableConstructor<T>,
-      config: serialization.ConfigDict,
-    ): T {
-      const { learningRate, options } = fromConfig(general, config);
-      return new cls(learningRate, options);
-    }
-  }
-  Object.defineProperty(Class, "name", { value: `${name}Optimizer` });
-  return Class as unknown as LowbitOptimizerClass<H>;
-}
-
-/** What a door's `adamw8bit` is: `tf.train.adam` with one options object. */
-export type TfOptimizerFactory<H extends Hyper = Hyper> = (
-  learningRate?: LearningRate,
-  options?: TfOptions<H>,
-) => LowbitOptimizer;
-
-/** The function beside a class. */
-export const optimizerFactory =
-  <H extends Hyper>(of: LowbitOptimizerClass<H>): TfOptimizerFactory<H> =>
-  (learningRate, options) =>
-    new of(learningRate, options);

@@ -1,6 +1,6 @@
 // Written by scripts/tfjs-recipes.mjs from the registry; a test holds it to that.
 import * as recipes from "../../optimizers/recipes.ts";
-import { optimizerClass, optimizerFactory } from "./optimizer.ts";
+import { optimizerClass, optimizerFactory } from "./classes.ts";
 
 export const AdafactorOptimizer = /* @__PURE__ */ optimizerClass(
   recipes.adafactor,
