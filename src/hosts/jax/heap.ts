@@ -46,6 +46,8 @@ export class JaxHeap {
   readonly #parts: Parts;
   readonly host: HostMemory;
   #subtract: Subtract | undefined;
+  /** Arrays that were written here. */
+  readonly #written = new WeakSet<Tensor>();
 
   private constructor(jax: Jax, parts: Parts) {
     this.#jax = jax;
@@ -109,6 +111,7 @@ export class JaxHeap {
   /** Whether an array's numbers are in memory, so that no kernel has to run first. */
   isReady(array: Tensor): boolean {
     if (this.#parts.underWay.size > 0) return false;
+    if (this.#written.has(array)) return true;
     const { backend } = this.#parts;
     // A kernel is made before it runs: stopping there leaves everything as it is.
     const stop = () => {
@@ -128,6 +131,11 @@ export class JaxHeap {
       delete (backend as Partial<Backend>).prepareKernelSync;
       delete (backend as Partial<Backend>).prepareRoutineSync;
     }
+  }
+
+  /** Says that no kernel is to write an array, which saves asking. */
+  markReady(array: Tensor): void {
+    this.#written.add(array);
   }
 
   /** Runs, on this thread, the kernels that an array waits for. */

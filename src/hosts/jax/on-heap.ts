@@ -31,6 +31,11 @@ export function reachHeap(heap: JaxHeap): Reach {
       [...gradients, ...parameters, ...regions].every(
         (array) => !array || ready(array),
       ),
-    step: (arrays, how) => stepIn(memory, arrays, how),
+    step(arrays, how) {
+      const result = stepIn(memory, arrays, how);
+      for (const array of [...result.results, ...result.regions])
+        if (array) heap.markReady(array);
+      return result;
+    },
   };
 }
