@@ -2,7 +2,18 @@
 // plain Adam in jax-js's own operations.
 
 import { beforeAll, describe, expect, test } from "vitest";
-import { adam32bit, adam8bit, type JaxOptimizer } from "lowbit/jax";
+import * as jax from "@jax-js/jax";
+import * as lowbit from "lowbit";
+import {
+  adam32bit,
+  adam8bit,
+  adamw4bit,
+  fusedOptimizer,
+  lamb8bit,
+  lion4bit,
+  type JaxOptimizer,
+  type OptState,
+} from "lowbit/jax";
 import {
   losses,
   models,
@@ -10,10 +21,21 @@ import {
   plainAdam,
   skipReason,
   type Backend,
+  type Params,
 } from "./support/jax.ts";
+import { normals } from "./support/numbers.ts";
+
+const { jit, numpy: np, tree } = jax;
 
 const STEPS = 12;
 const RATE = 3e-3;
+
+const arrays = (t: number): Params => ({
+  a: np.array(normals(48 * 50, t, 0.3), { shape: [48, 50] }),
+  b: np.array(normals(150, 100 + t, 0.3)),
+});
+const read = async (array: jax.numpy.Array) =>
+  (await array.ref.data()) as Float32Array<ArrayBuffer>;
 
 const distance = (a: readonly number[], b: readonly number[]) =>
   Math.max(...a.map((x, i) => Math.abs(x - b[i]!) / Math.abs(b[i]!)));
@@ -43,4 +65,85 @@ describe.each<Backend>(["wasm", "webgpu"])("on %s", (backend) => {
       });
     },
   );
+
+  describe("one step", { skip: !!skip, meta: { skipReason: skip } }, () => {
+    beforeAll(() => openJax(backend));
+
+    test.each([
+      ["adamw4bit", () => adamw4bit(1e-2, { minQuantizedSize: 0 })],
+      ["lamb8bit", () => lamb8bit(1e-2, { minQuantizedSize: 0 })],
+      ["lion4bit", () => lion4bit(1e-2, { minQuantizedSize: 0 })],
+    ])("%s is the same under jit", async (_, make) => {
+      const [eager, traced] = [make(), make()];
+      const update = jit((g: Params, s: OptState, p: Params) =>
+        traced.update(g, s, p),
+      ) as unknown as JaxOptimizer["update"];
+      const params = arrays(0);
+      let a = eager.init(tree.ref(params));
+      let b = traced.init(tree.ref(params));
+      for (let t = 1; t <= 2; t++) {
+        const gradients = arrays(t);
+        await jax.blockUntilReady(gradients);
+        let one: Params, two: Params;
+        [one, a] = eager.update(tree.ref(gradients), a, tree.ref(params));
+        [two, b] = update(gradients, b, tree.ref(params));
+        expect(eager.device).toMatch(RegExp(`^${backend}`));
+        for (const name of ["a", "b"]) {
+          const [x, y] = [await read(one[name]!), await read(two[name]!)];
+          const worst = Math.max(...x.map((v, i) => Math.abs(v - y[i]!)));
+          expect(worst).toBeLessThan(2e-5 * Math.max(...x.map(Math.abs)));
+        }
+        tree.dispose([one, two]);
+      }
+      // The first array has the codes and scales; on WebGPU another one has what
+      // kernels leave there.
+      const x = new Uint8Array((await read(a.states[0]!)).buffer);
+      const y = new Uint8Array((await read(b.states[0]!)).buffer);
+      const differing = x.filter((byte, i) => byte !== y[i]).length;
+      expect(differing / x.length).toBeLessThanOrEqual(0.001);
+      tree.dispose([params, a, b]);
+    });
+
+    test("fusedOptimizer keeps the state itself", async () => {
+      const recipe = lowbit.adamw8bit({ lr: 1e-2 });
+      const own = Object.fromEntries(
+        await Promise.all(
+          Object.entries(arrays(0)).map(async ([name, array]) => [
+            name,
+            { data: await read(array), shape: array.shape },
+          ]),
+        ),
+      ) as Record<string, { data: Float32Array; shape: number[] }>;
+      const options = { minQuantizedSize: 0, maxGradNorm: 1 };
+      const expected = await lowbit.createOptimizer(recipe, own, options);
+      let params = arrays(0);
+      const fused = await fusedOptimizer(jax, recipe, params, options);
+      for (let t = 1; t <= 3; t++) {
+        const gradients = arrays(t);
+        await expected.step({
+          a: await read(gradients.a!),
+          b: await read(gradients.b!),
+        });
+        params = await fused.step(params, gradients);
+      }
+      expect(fused.handle.device).toMatch(RegExp(`^${backend}`));
+      for (const name of ["a", "b"]) {
+        const [x, y] = [await read(params[name]!), own[name]!.data];
+        const worst = Math.max(...x.map((v, i) => Math.abs(v - y[i]!)));
+        expect(worst).toBeLessThan(backend === "wasm" ? 1e-9 : 1e-6);
+      }
+      expect((await fused.handle.stats()).step).toBe(3);
+      // What it saved, another one goes on with.
+      const again = await fusedOptimizer(jax, recipe, params, options);
+      await again.handle.load(await fused.handle.save());
+      expect(await again.handle.state("a")).toEqual(
+        await fused.handle.state("a"),
+      );
+      await expect(
+        fused.step({ a: params.a! } as Params, arrays(4)),
+      ).rejects.toThrow("must have the form of the parameters");
+      tree.dispose(params);
+      for (const one of [fused, again, expected]) one.dispose();
+    });
+  });
 });

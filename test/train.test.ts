@@ -178,6 +178,8 @@ describeGpu("on WebGPU", () => {
     const losses = async (device: string) => {
       const options = { ...tiny, width: 16, steps: 5, device };
       const trainer = await open(options);
+      // The optimizer runs where the model does, so nothing is copied.
+      expect(trainer.description.optimizer).toMatch(RegExp(`^${device}`));
       const steps: number[] = [];
       while (trainer.steps < 5) steps.push((await trainer.step()).loss);
       return steps;

@@ -110,9 +110,9 @@ export class JaxHeap {
 
   /** Whether an array's numbers are in memory, so that no kernel has to run first. */
   isReady(array: Tensor): boolean {
-    if (this.#parts.underWay.size > 0) return false;
     if (this.#written.has(array)) return true;
-    const { backend } = this.#parts;
+    const { backend, underWay } = this.#parts;
+    if (underWay.has(slotOf(array))) return false;
     // A kernel is made before it runs: stopping there leaves everything as it is.
     const stop = () => {
       throw notYet;
@@ -125,7 +125,7 @@ export class JaxHeap {
       return true;
     } catch (error) {
       first?.dispose();
-      if (error === notYet || this.#parts.underWay.size > 0) return false;
+      if (error === notYet || underWay.size > 0) return false;
       throw error;
     } finally {
       delete (backend as Partial<Backend>).prepareKernelSync;
