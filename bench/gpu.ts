@@ -64,7 +64,8 @@ const again = new Map<string, { floats: number; state: (m: number) => number }>(
     // Of squares; p for its own size and u for its clipping, in two passes.
     ["adafactor 32-bit", { floats: 3, state: () => 0 }],
     ["factor 4-bit", { floats: 1, state: () => 0 }],
-    ["adamw 4-bit, rank-1 v", { floats: 1, state: (bytes) => bytes }],
+    // The codes of v, half of the states.
+    ["adamw 4-bit, rank-1 v", { floats: 1, state: (bytes) => bytes / 2 }],
   ],
 );
 type Type = "float32" | "bfloat16";
@@ -96,6 +97,11 @@ const cases: [string, Recipe, Map<string, number[]>, Type][] = [
     "float32",
   ],
 ];
+// The same with all parameters in one buffer, and all gradients in another.
+for (const [name, recipe, shapes, type] of cases.filter(([name]) =>
+  name.endsWith("-bit, GPT-2 medium list"),
+))
+  cases.push([`${name}, flat`, recipe, shapes, type]);
 // Every 8-bit recipe there is, on a matrix. What passes before the update read
 // again is not counted here: the fraction of copy is a lower bound.
 for (const [name, recipe] of optimizers())
@@ -118,13 +124,21 @@ async function measure(
   const parameters: Record<string, Parameter> = {};
   const gradients: Record<string, unknown> = {};
   const buffers: GPUBuffer[] = [];
-  for (const [key, shape] of shapes) {
-    const length = shape.reduce((a, b) => a * b, 1);
+  const lengthOf = (shape: number[]) => shape.reduce((a, b) => a * b, 1);
+  const make = (length: number) => {
     const p = normals(device, length, type, 0.02);
     const g = normals(device, length, type, 0.01);
     buffers.push(p, g);
-    parameters[key] = { data: { buffer: p, type }, shape };
-    gradients[key] = { buffer: g, type };
+    return { p, g };
+  };
+  const total = [...shapes.values()].reduce((sum, s) => sum + lengthOf(s), 0);
+  const flat = name.endsWith("flat") ? make(total) : undefined;
+  let offset = 0;
+  for (const [key, shape] of shapes) {
+    const { p, g } = flat ?? make(lengthOf(shape));
+    parameters[key] = { data: { buffer: p, offset, type }, shape };
+    gradients[key] = { buffer: g, offset, type };
+    if (flat) offset += (type === "float32" ? 4 : 2) * lengthOf(shape);
   }
   await device.queue.onSubmittedWorkDone();
   const created = performance.now();
@@ -147,7 +161,7 @@ async function measure(
   const wall = (performance.now() - from) / (4 * steps);
   timed.timing = true;
   const { parameters: count, stateBytes } = optimizer.memory();
-  const { floats, state } = again.get(name.replace(/, GPT.*/, "")) ?? {
+  const { floats, state } = again.get(name.replace(/, GPT.*$/, "")) ?? {
     floats: 0,
     state: () => 0,
   };

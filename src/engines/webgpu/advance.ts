@@ -2,15 +2,16 @@
 import { watchedNodes } from "../../formula/program.ts";
 import { printWgsl } from "../../formula/wgsl.ts";
 import { smallValue } from "./cells.ts";
+import { carriesGradient } from "./heeded.ts";
 import {
-  carriesGradient,
   type KernelShape,
   type QuantizedState,
   type StateSpec,
 } from "./kernel.ts";
-import { codeWords, lanesPerBlock, perQuad } from "./parts.ts";
+import { codeWords, lanesPerBlock, perQuad, quadAt } from "./parts.ts";
 import { reportWords } from "./report.ts";
 import { isRank1 } from "./small.ts";
+import { loadRows } from "./rows.ts";
 import { leastScales } from "./tiles.ts";
 
 /**
@@ -24,8 +25,34 @@ function countBad({ spec }: KernelShape, count: string): string {
     : "";
 }
 
+/** The functions of the middle: `advance(at)`, and `peak_<name><block>(lane)`. */
+export function advanceFunctions(shape: KernelShape): string {
+  const { spec, states, quantized, quads, stride } = shape;
+  const { aligned } = spec;
+  const largest = ({ name }: QuantizedState) =>
+    perQuad(shape, (k) => `abs(lane.${name}${k})`).reduce(
+      (a, b) => `max(${a}, ${b})`,
+    );
+  // Rows that lie within the segment, nearly all of them, need no masks.
+  const masked = !aligned || (quads > 1 && !stride);
+  const edge = aligned && quads > 1 && stride > 0;
+  return `
+struct Lane {
+${spec.solo ? "  /// Elements left out.\n  bad: u32," : ""}
+${perQuad(shape, (k) => [`  p${k}: vec4f,`, ...states.map(({ name }) => `  ${name}${k}: vec4f,`)].join("\n")).join("\n")}
+}
+${aligned ? `fn inside(quad: u32) -> vec4<bool> { return vec4<bool>(4u * quad < here.length); }` : `fn inside(quad: u32) -> vec4<bool> { return 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(here.length); }`}
+${advanceFunction(shape, "advance", masked)}
+${edge ? advanceFunction(shape, "advance_edge", true) : ""}
+${quantized.map((state) => `fn peak_${state.name}(lane: Lane) -> u32 { return largest(${largest(state)}); }`).join("\n")}`;
+}
+
 /** Load, dequantize, formula; what is not finite keeps its old values. */
-export function advanceFunction(shape: KernelShape): string {
+function advanceFunction(
+  shape: KernelShape,
+  called: string,
+  masked: boolean,
+): string {
   const { spec, states, quantized, quads } = shape;
   const { program, aligned, skip, clip, mode } = spec;
   const newNodes = states.map(({ name }) => program.outputs.get(name)!);
@@ -34,7 +61,11 @@ export function advanceFunction(shape: KernelShape): string {
   );
   // What a reduction takes of the gradient alone must be finite as well.
   const watchedOnly = skip ? watchedNodes(program) : [];
-  const masked = !aligned || quads > 1;
+  // Of several quads the last ones may lie beyond the end; their results are dropped.
+  const given = (k: number) =>
+    masked && aligned && quads > 1
+      ? `min(quad${k}, (here.length - 1u) / 4u)`
+      : `quad${k}`;
   const quad = (k: number) => {
     const formula = {
       type: "vec4f",
@@ -48,10 +79,10 @@ export function advanceFunction(shape: KernelShape): string {
       prefix: `s${k}_`,
     });
     return `
-  let quad${k} = at * ${quads}u + ${k}u;
+  let quad${k} = ${quadAt(shape, k)};
 ${shape.small ? `  let cells${k} = find_cells(quad${k});` : ""}
-  let p${k} = load_p(quad${k});
-  let g${k} = load_g(quad${k})${clip ? ` * bitcast<f32>(atomicLoad(&report[${reportWords.factor}]))` : ""};
+  let p${k} = load_p(${given(k)});
+  let g${k} = load_g(${given(k)})${clip ? ` * bitcast<f32>(atomicLoad(&report[${reportWords.factor}]))` : ""};
 ${states.map((state) => loadState(shape, state, k)).join("\n")}
 ${fresh.statements.map((line) => `  ${line}`).join("\n")}
 ${states.map(({ name }, i) => `  var new_${name}${k} = ${masked ? `select(vec4f(0.0), ${fresh.results[i]}, inside(quad${k}))` : fresh.results[i]};`).join("\n")}
@@ -82,7 +113,7 @@ ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${
 ).join("\n")}
   }`;
   const parameter = (k: number) => {
-    const given = new Map(
+    const known = new Map(
       newNodes.map((node, i) => [node, `new_${states[i]!.name}${k}`]),
     );
     const text = printWgsl(
@@ -96,19 +127,14 @@ ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${
         uniform: (index) => `here.u${index}`,
         small: smallValue(k),
       },
-      given,
+      known,
     );
     return `
 ${text.statements.map((line) => `  ${line}`).join("\n")}
   lane.p${k} = ${text.results[0]};`;
   };
   return `
-struct Lane {
-${spec.solo ? "  /// Elements left out.\n  bad: u32," : ""}
-${perQuad(shape, (k) => [`  p${k}: vec4f,`, ...states.map(({ name }) => `  ${name}${k}: vec4f,`)].join("\n")).join("\n")}
-}
-${aligned ? `fn inside(quad: u32) -> vec4<bool> { return vec4<bool>(4u * quad < here.length); }` : `fn inside(quad: u32) -> vec4<bool> { return 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(here.length); }`}
-fn advance(at: u32) -> Lane {
+fn ${called}(at: u32) -> Lane {
   var lane: Lane;
 ${quantized.map((state) => loadCodes(shape, state)).join("\n")}
 ${perQuad(shape, quad).join("\n")}
@@ -116,12 +142,12 @@ ${update ? perQuad(shape, parameter).join("\n") : ""}
 ${skip ? guard : ""}
 ${perQuad(shape, (k) => states.map(({ name }) => `  lane.${name}${k} = new_${name}${k};`).join("\n")).join("\n")}
   return lane;
-}
-${quantized.map(({ name }) => `fn peak_${name}(lane: Lane) -> u32 { return largest(${perQuad(shape, (k) => `abs(lane.${name}${k})`).reduce((a, b) => `max(${a}, ${b})`)}); }`).join("\n")}`;
+}`;
 }
 
 function loadCodes(shape: KernelShape, state: QuantizedState): string {
   const { name, format } = state;
+  if (shape.stride) return loadRows(shape, state);
   const count = codeWords(shape, state);
   const words = Array.from(
     { length: count },
@@ -134,7 +160,7 @@ function loadCodes(shape: KernelShape, state: QuantizedState): string {
       ...perQuad(
         shape,
         (k) =>
-          `  let cells_${name}${k} = find_cells(at * ${shape.quads}u + ${k}u);
+          `  let cells_${name}${k} = find_cells(${quadAt(shape, k)});
   let scale_${name}${k} = ${leastScales(format, `here.${name}_lead`, `here.${name}_last`, `cells_${name}${k}`)};`,
       ),
     ].join("\n");
@@ -155,7 +181,8 @@ function loadState(
   const state = shape.quantized.find((one) => one.index === index);
   if (!state)
     return `  let old_${name}${k} = floats[here.${name}_at + quad${k}];`;
-  const word = Math.floor((k * state.width) / 8);
-  const shift = (k * state.width * 4) % 32;
-  return `  let old_${name}${k} = decode_${name}(bits_${name}${word}${shift ? ` >> ${shift}u` : ""}) * scale_${name}${isRank1(format) ? k : ""};`;
+  const word = shape.stride ? k : Math.floor((k * state.width) / 8);
+  const shift = shape.stride ? 0 : (k * state.width * 4) % 32;
+  const scale = isRank1(format) ? k : "";
+  return `  let old_${name}${k} = decode_${name}(bits_${name}${word}${shift ? ` >> ${shift}u` : ""}) * scale_${name}${scale};`;
 }

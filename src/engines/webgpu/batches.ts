@@ -1,13 +1,17 @@
 /** Which kernel each tensor needs, and which tensors share a dispatch. */
 import type { EngineOptions } from "../engine.ts";
 import type { BufferView } from "./buffers.ts";
-import { kernelShape, type KernelSpec } from "./kernel.ts";
+import { jobBytes, kernelShape, type KernelSpec } from "./kernel.ts";
 import type { PlacedPiece } from "./layout.ts";
 import type { Tensor } from "./memory.ts";
 import { elementBytes } from "./operands.ts";
 import { slotLimit } from "./pipelines.ts";
 import { pack, rangeOf, type Batch, type Range } from "./plan.ts";
 import { workgroupFor, type ResolvedTuning } from "./tuning.ts";
+
+/** Tensors that a list of jobs has room for: flat buffers of a model hold hundreds. */
+const mostSegments = 256;
+const fewSegments = 64;
 
 /** A tensor that takes part in a step. */
 export interface Work {
@@ -85,7 +89,7 @@ function addPiece(
         parameterRounding: parameter.rounding,
         aligned,
         slots: 1,
-        segments: alone ? 1 : 64,
+        segments: alone ? 1 : mostSegments,
         skip: skip !== "off",
         guarded: clip || skip === "step",
         clip,
@@ -108,10 +112,12 @@ function packKind(
   { spec, pieces }: Kind,
   tuning: ResolvedTuning,
 ): KernelBatch[] {
-  const slots = Math.min(tuning.slots, slotLimit(device, kernelShape(spec)));
+  const shape = kernelShape(spec);
+  const slots = Math.min(tuning.slots, slotLimit(device, shape));
+  const room = device.limits.maxUniformBufferBindingSize;
   const batches = pack(pieces, {
     slots: spec.segments === 1 ? 1 : slots,
-    segments: spec.segments,
+    segments: jobBytes(shape) > room ? fewSegments : spec.segments,
     bindingBytes: tuning.binding,
     elements: Infinity,
   });
@@ -124,7 +130,7 @@ function packKind(
   const own: KernelSpec = {
     ...spec,
     slots: most === 1 ? 1 : slots,
-    segments: longest === 1 ? 1 : longest <= 8 ? 8 : 64,
+    segments: [1, 8, fewSegments].find((n) => longest <= n) ?? mostSegments,
   };
   return batches.map((batch) => ({
     key: `${key} ${own.slots} ${own.segments}`,

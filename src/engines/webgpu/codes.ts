@@ -2,31 +2,55 @@
 import type { KernelShape, QuantizedState, StateSpec } from "./kernel.ts";
 import { encodeFunction } from "./encode.ts";
 import { isStochasticHalf } from "./kernel.ts";
+import { lineFunction } from "./lines.ts";
 import { isSteps, stepFunctions } from "./steps.ts";
 
 /** The tables, in workgroup memory; kernels without barriers read them where they are. */
 export function tableFunctions({
   spec,
   quantized,
-  tables,
+  nearWords,
 }: KernelShape): string {
   if (quantized.length === 0) return "";
-  const near = spec.solo ? "tables" : "near_tables";
+  const read = "fn entry(i: u32) -> i32";
+  if (spec.solo) return `${read} { return tables[i]; }`;
+  const arrays: string[] = [];
+  const loads: string[] = [];
+  const add = (name: string, count: number, type: string, value: string) => {
+    arrays.push(`var<workgroup> ${name}: array<${type}, ${count}>;`);
+    for (let first = 0; first < count; first += spec.workgroup) {
+      const partial = count - first < spec.workgroup;
+      loads.push(
+        `  ${partial ? `if (invocation < ${count - first}u) ` : ""}{ let i = invocation + ${first}u; ${name}[i] = ${value}; }`,
+      );
+    }
+  };
+  if (nearWords > 0) add("near_tables", nearWords, "i32", "tables[i]");
+  for (const { name, width, valuesAt, tableAt, table, format } of quantized) {
+    if (isSteps(format)) continue;
+    const value = `bitcast<f32>(tables[${valuesAt}u + i])`;
+    add(`values_${name}`, 2 ** width, "f32", value);
+    if (table.kind === "lines")
+      add(
+        `lines_${name}`,
+        table.pairs.length / 2,
+        "vec2f",
+        `bitcast<vec2f>(vec2i(tables[${tableAt}u + 2u * i], tables[${tableAt + 1}u + 2u * i]))`,
+      );
+  }
   return `
-${
-  spec.solo
-    ? ""
-    : `var<workgroup> near_tables: array<i32, ${tables.length}>;
+${arrays.join("\n")}
 fn load_tables(invocation: u32) {
-  for (var i = invocation; i < ${tables.length}u; i += ${spec.workgroup}u) { near_tables[i] = tables[i]; }
-}`
+${loads.join("\n")}
 }
-fn entry(i: u32) -> i32 { return ${near}[i]; }
-fn value(i: u32) -> f32 { return bitcast<f32>(${near}[i]); }`;
+${nearWords > 0 ? `${read} { return near_tables[i]; }` : ""}`;
 }
 
 /** Four codes from bits and back, for one state. */
-export function codeFunctions(state: QuantizedState): string {
+export function codeFunctions(
+  { spec }: KernelShape,
+  state: QuantizedState,
+): string {
   const { name, width, table, tableAt, valuesAt, gapsAt } = state;
   const { marksAt, nextMarksAt } = state;
   if (isSteps(state.format))
@@ -36,7 +60,11 @@ export function codeFunctions(state: QuantizedState): string {
   const code = (i: number) =>
     i === 0 ? `bits & ${mask}u` : `(bits >> ${i * width}u) & ${mask}u`;
   const look = (at: number | undefined) =>
-    `vec4f(${each((i) => `value(${at}u + code[${i}])`).join(", ")})`;
+    `vec4f(${each((i) => `bitcast<f32>(entry(${at}u + code[${i}]))`).join(", ")})`;
+  const value = (i: number) =>
+    spec.solo
+      ? `bitcast<f32>(tables[${valuesAt}u + (${code(i)})])`
+      : `values_${name}[${code(i)}]`;
   const root = `
   let root = sqrt(max(x, vec4f(0.0)));`;
   const drawn = `${nextMarksAt === undefined ? "" : root}
@@ -47,12 +75,16 @@ export function codeFunctions(state: QuantizedState): string {
   code += select(vec4u(0u), vec4u(1u), chance < above);`;
   return `
 fn decode_${name}(bits: u32) -> vec4f {
-  return vec4f(${each((i) => `value(${valuesAt}u + (${code(i)}))`).join(", ")});
+  return vec4f(${each(value).join(", ")});
 }
-${encodeFunction(`encode_one_${name}`, table, tableAt)}
+${
+  table.kind === "lines"
+    ? lineFunction(name, width, table)
+    : `${encodeFunction(`encode_one_${name}`, table, tableAt)}
 fn encode_${name}(x: vec4f, index: u32${nextMarksAt === undefined ? "" : ", floor_e: vec4f"}) -> u32 {
   var code = vec4u(${each((i) => `encode_one_${name}(x[${i}])`).join(", ")});${gapsAt === undefined ? "" : drawn}
   return ${each((i) => (i === 0 ? "code.x" : `(code[${i}] << ${i * width}u)`)).join(" | ")};
+}`
 }`;
 }
 

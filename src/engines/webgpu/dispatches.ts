@@ -40,14 +40,18 @@ export interface DispatchDraft {
 export class Dispatches {
   readonly #device: GPUDevice;
   readonly #memory: Memory;
-  readonly #mostTiles: number;
+  readonly #mostTiles: number | undefined;
   #jobs: GPUBuffer | undefined;
   #data = new ArrayBuffer(0);
   #used = 0;
   readonly #spare: [GPUBuffer?, GPUBuffer?] = [];
 
   /** @param mostTiles that a workgroup takes in turn. */
-  constructor(device: GPUDevice, memory: Memory, mostTiles: number) {
+  constructor(
+    device: GPUDevice,
+    memory: Memory,
+    mostTiles: number | undefined,
+  ) {
     this.#device = device;
     this.#memory = memory;
     this.#mostTiles = mostTiles;
@@ -130,10 +134,12 @@ export class Dispatches {
       (sum, { piece }) => sum + Math.ceil(piece.length / tile),
       0,
     );
+    const narrow = shape.quads > 1 && shape.stride === 0;
+    const most = this.#mostTiles ?? (narrow ? 4 : 8);
     // Enough workgroups to keep a large GPU busy to the end come first.
     // Without tables to load there is nothing to gain by more tiles.
     return shape.quantized.length > 0
-      ? Math.max(1, Math.min(this.#mostTiles, Math.floor(total / 4096)))
+      ? Math.max(1, Math.min(most, Math.floor(total / 4096)))
       : 1;
   }
 

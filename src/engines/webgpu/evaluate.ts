@@ -13,7 +13,8 @@ import {
 import { wgslNumber } from "../../formula/wgsl.ts";
 import { reportWords } from "./report.ts";
 import { lowest } from "./reduce.ts";
-import { isRank1, stateNodes, takesOf, wantedNodes } from "./small.ts";
+import { stateNodes, wantedNodes } from "./heeded.ts";
+import { isRank1, takesOf } from "./small.ts";
 
 /** Words of a tensor's record, in order. */
 export function recordFields(

@@ -5,7 +5,7 @@
  *
  * What was measured and why it looks as it does is in bench/gpu/notes.md.
  */
-import { advanceFunction } from "./advance.ts";
+import { advanceFunctions } from "./advance.ts";
 import { cellFunctions } from "./cells.ts";
 import { codeFunctions, halfFunctions, tableFunctions } from "./codes.ts";
 import { correctionFunctions } from "./correct.ts";
@@ -19,9 +19,11 @@ import { measureMain, soloMain, updateMain } from "./mains.ts";
 import { loadFunctions, smallBinding, storeFunctions } from "./operands.ts";
 import { passCode } from "./reduce.ts";
 import { storeStates } from "./store.ts";
+import { rowMain } from "./rows.ts";
 
 export function kernelCode(spec: KernelSpec): string {
-  const code = generate(spec);
+  const shape = kernelShape(spec);
+  const code = generate(shape);
   // The only segment's fields are constants of the dispatch: as such they take
   // no registers.
   return spec.segments === 1 ? ofOneSegment(code) : code;
@@ -39,25 +41,27 @@ export function passKernelCode(shape: KernelShape, pass: number): string {
   return shape.spec.segments === 1 ? ofOneSegment(code) : code;
 }
 
-function generate(spec: KernelSpec): string {
-  const shape = kernelShape(spec);
+function generate(shape: KernelShape): string {
+  const { spec } = shape;
   const { solo, mode } = spec;
   const main =
     mode === "measure"
       ? measureMain(shape)
       : solo
         ? soloMain(shape)
-        : updateMain(shape);
+        : shape.stride
+          ? rowMain(shape)
+          : updateMain(shape);
   return [
     declarations(shape),
     helpers,
     tableFunctions(shape),
-    ...shape.quantized.map(codeFunctions),
+    ...shape.quantized.map((state) => codeFunctions(shape, state)),
     ...(spec.mode === "update" ? shape.quantized.map(correctionFunctions) : []),
     ...shape.halves.map(halfFunctions),
     loadFunctions(shape),
     storeFunctions(shape),
-    advanceFunction(shape),
+    advanceFunctions(shape),
     ...(mode === "update" ? [storeStates(shape)] : []),
     main,
   ].join("\n");

@@ -10,6 +10,8 @@ import { encodeWith, thresholds } from "../../formats/encode.ts";
 import type { Program } from "../../formula/program.ts";
 import { inputsOf } from "../../formula/program.ts";
 import { shaderTable, tableWords, type ShaderTable } from "./encode.ts";
+import { lineTable, type LineTable } from "./lines.ts";
+import { isSteps } from "./steps.ts";
 import { isRank1, takesOf, tileFields, usesSmall, type Take } from "./small.ts";
 
 /** How a parameter or gradient is stored; arithmetic is always float32. */
@@ -59,7 +61,7 @@ export interface StateSpec {
 export interface QuantizedState extends StateSpec {
   readonly format: QuantizedFormat;
   readonly width: number;
-  readonly table: ShaderTable;
+  readonly table: ShaderTable | LineTable;
   /** First word of the encode table, and of the codebook, in the tables. */
   readonly tableAt: number;
   readonly valuesAt: number;
@@ -90,12 +92,16 @@ export interface KernelShape {
   readonly small: boolean;
   /** vec4f an invocation; it owns the words of codes of 4 * quads elements. */
   readonly quads: number;
+  /** How far an invocation's quads lie apart, see rows.ts; 0 where they lie side by side. */
+  readonly stride: number;
   /** Words of 4 * quads elements that one invocation takes in turn; 1 unless solo. */
   readonly run: number;
   /** Blocks of a tile (a workgroup's elements), over all states. */
   readonly peaks: number;
-  /** Encode tables, codebooks and gaps of all states. */
+  /** Encode tables, gaps, codebooks and lines of all states. */
   readonly tables: Int32Array<ArrayBuffer>;
+  /** So many of the first words are copied to workgroup memory as they are. */
+  readonly nearWords: number;
   /** Names of a segment's 4-byte fields, in order; a multiple of 4. */
   readonly fields: readonly string[];
   readonly readsParameter: boolean;
@@ -119,26 +125,30 @@ export function kernelShape(spec: KernelSpec): KernelShape {
   const widths = states.map(({ format }) =>
     format.kind === "float" ? format.bits : storedBits(format.bits),
   );
+  const row = rowOf(spec, states);
   const quads = Math.max(
     spec.quads,
+    row > 0 ? quadsOfRows : 1,
     ...widths.map((width) => 8 / width),
     ...(spec.solo ? [] : blocks.map((size) => size / (4 * workgroup))),
   );
+  const stride = row / (4 * quads);
   const run = spec.solo ? Math.max(16, ...blocks) / (4 * quads) : 1;
 
+  // Beside more states lines have no room in 16 KiB of workgroup memory.
+  const inLines =
+    !spec.solo &&
+    states.filter(({ format }) => format.kind !== "float").length <= 2;
   const words: number[] = [];
   let peaks = 0;
   let quantized = states.flatMap((state): QuantizedState[] => {
     const { format } = state;
     if (format.kind === "float") return [];
     const coder = makeCoder(format);
-    const table = shaderTable(
-      thresholds(format.values, roundingOf(format)),
-      format.signed,
-    );
-    const tableAt = words.length;
-    words.push(...tableWords(table));
     const stochastic = format.rounding !== "nearest";
+    const table = tableFor(format, inLines);
+    const tableAt = words.length;
+    if (table.kind !== "lines") words.push(...tableWords(table));
     const blocksPerTile =
       format.scale === "block"
         ? (workgroup * 4 * quads * run) / format.blockSize
@@ -164,25 +174,34 @@ export function kernelShape(spec: KernelSpec): KernelShape {
       },
     ];
   });
+  const append = (width: number, values: Float32Array) => {
+    // Every code that a word may hold decodes to something.
+    const floats = Float32Array.from(
+      { length: 2 ** width },
+      (_, i) => values[i] ?? 0,
+    );
+    return words.push(...new Int32Array(floats.buffer)) - 2 ** width;
+  };
   quantized = quantized.map((state) => {
     const { format, width, gapsAt, nextMarksAt } = state;
-    // Every code that a word may hold decodes to something.
-    const append = (values: Float32Array) => {
-      const floats = Float32Array.from(
-        { length: 2 ** width },
-        (_, i) => values[i] ?? 0,
-      );
-      return words.push(...new Int32Array(floats.buffer)) - 2 ** width;
-    };
     const { marks, inverseGaps, nextMarks } = makeCoder(format);
-    const valuesAt = append(format.values);
+    if (gapsAt === undefined) return state;
     return {
       ...state,
-      valuesAt,
-      gapsAt: gapsAt === undefined ? undefined : append(inverseGaps),
-      marksAt: marks === format.values ? valuesAt : append(marks),
-      nextMarksAt: nextMarksAt === undefined ? undefined : append(nextMarks),
+      gapsAt: append(width, inverseGaps),
+      marksAt: append(width, marks),
+      nextMarksAt:
+        nextMarksAt === undefined ? undefined : append(width, nextMarks),
     };
+  });
+  const nearWords = words.length;
+  quantized = quantized.map((state) => {
+    const { format, width, table } = state;
+    const valuesAt = append(width, format.values);
+    if (table.kind !== "lines") return { ...state, valuesAt };
+    const tableAt = words.length;
+    words.push(...new Int32Array(table.pairs.buffer));
+    return { ...state, valuesAt, tableAt };
   });
   return {
     spec,
@@ -193,12 +212,60 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     passes: takesOf(program, formats),
     small: usesSmall(program, formats),
     quads,
+    stride,
     run,
     peaks,
     tables: Int32Array.from(words),
+    nearWords,
     fields: segmentFields(spec, quantized, states),
     readsParameter: inputsOf(program, [...program.outputs.values()]).has("p"),
   };
+}
+
+/**
+ * The block that rows.ts takes: where two states have 8 bits and blocks of one
+ * size, and the tensor is large enough for a dispatch of its own. One state is
+ * too little work to gain by it; several tensors a dispatch lost by it.
+ */
+function rowOf(
+  { solo, mode, segments }: KernelSpec,
+  states: readonly StateSpec[],
+): number {
+  if (solo || mode !== "update" || segments > 1) return 0;
+  const quantized = states.flatMap(({ format }) =>
+    format.kind === "quantized" ? format : [],
+  );
+  const size = quantized[0]?.blockSize ?? 0;
+  const fits = (format: QuantizedFormat) =>
+    format.scale === "block" &&
+    !format.correctScale &&
+    storedBits(format.bits) === 8 &&
+    format.blockSize === size;
+  return quantized.length === 2 &&
+    size >= 8 * quadsOfRows &&
+    size <= 1024 &&
+    quantized.every(fits)
+    ? size
+    : 0;
+}
+
+/** Quads that an invocation takes of a block: one took 4 %, four 9 % longer. */
+const quadsOfRows = 2;
+
+/** Lines where there are some: see lines.ts. */
+function tableFor(
+  format: QuantizedFormat,
+  inLines: boolean,
+): ShaderTable | LineTable {
+  const limits = thresholds(format.values, roundingOf(format));
+  const lines =
+    !inLines ||
+    format.rounding !== "nearest" ||
+    format.correctScale ||
+    isSteps(format)
+      ? undefined
+      : lineTable(limits, format.signed);
+  return lines ?? shaderTable(limits, format.signed);
 }
 
 function segmentFields(
@@ -257,26 +324,4 @@ export function jobBytes({ spec, fields }: KernelShape): number {
 /** Elements that a workgroup takes in one turn. */
 export function tileElements({ spec, quads, run }: KernelShape): number {
   return spec.workgroup * 4 * quads * run;
-}
-
-/**
- * Whether a node is not finite whenever the gradient is not: then looking at
- * it is enough, and the gradient itself need not be looked at.
- */
-export function carriesGradient(program: Program, node: number): boolean {
-  const one = program.nodes[node]!;
-  switch (one.op) {
-    case "input":
-      return one.name === "g";
-    case "add":
-    case "sub":
-    case "mul":
-      return carriesGradient(program, one.a) || carriesGradient(program, one.b);
-    case "neg":
-    case "abs":
-    case "div":
-      return carriesGradient(program, one.a);
-    default:
-      return false;
-  }
 }

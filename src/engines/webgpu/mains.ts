@@ -85,7 +85,7 @@ ${blocks
             (sum, i) => `      atomicAdd(&${sum}, sums_${state.name}[${i}]);`,
           )
           .join("\n")
-      : `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at, peak_${state.name}); }`,
+      : `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at / ${lanesPerBlock(shape, state)}u, peak_${state.name}); }`,
   )
   .join("\n")}
     }
@@ -97,7 +97,7 @@ ${corrected
   .map((state) => {
     const [squares, products] = sums(state, "current");
     const peak = `atomicLoad(&peaks[current + ${peakIndex(shape, state)}])`;
-    return `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at, corrected_${state.name}(${peak}, vec2i(atomicLoad(&${squares}), atomicLoad(&${products})))); }`;
+    return `      if (invocation % ${lanesPerBlock(shape, state)}u == 0u) { store_scale_${state.name}(at / ${lanesPerBlock(shape, state)}u, corrected_${state.name}(${peak}, vec2i(atomicLoad(&${squares}), atomicLoad(&${products})))); }`;
   })
   .join("\n")}
     }`
@@ -180,7 +180,7 @@ ${blocks
     const scale = isCorrected(state)
       ? `corrected_${state.name}(${peak}, all_${state.name}[${block(state)}])`
       : peak;
-    return `    for (var k = 0u; first + k < end; k += ${state.format.blockSize / (4 * quads)}u) { store_scale_${state.name}(first + k, ${scale}); }`;
+    return `    for (var k = 0u; first + k < end; k += ${state.format.blockSize / (4 * quads)}u) { store_scale_${state.name}((first + k) / ${state.format.blockSize / (4 * quads)}u, ${scale}); }`;
   })
   .join("\n")}
   }

@@ -7,6 +7,7 @@
  * pair of bindings (a slot), and a switch on the segment's slot picks it.
  */
 import type { ElementType, KernelShape } from "./kernel.ts";
+import { quadAt } from "./parts.ts";
 import { reportWords } from "./report.ts";
 
 /** What is not per element, see small.ts. */
@@ -92,12 +93,10 @@ const unpack: Readonly<
 function loadFunction(
   name: string,
   type: ElementType,
-  { spec: { slots, aligned }, quads }: KernelShape,
+  { spec: { slots, aligned } }: KernelShape,
 ): string {
   const at = `here.${name}_at`;
   if (aligned) {
-    // Of several quads the last ones may lie beyond the end; their results are dropped.
-    const index = quads === 1 ? "quad" : "min(quad, (here.length - 1u) / 4u)";
     const value = type === "float32" ? "vec4f" : "vec2u";
     const result =
       type === "float32"
@@ -105,7 +104,7 @@ function loadFunction(
         : `vec4f(${unpack[type]("loaded.x")}, ${unpack[type]("loaded.y")})`;
     return `
 fn load_${name}(quad: u32) -> vec4f {
-  let i = ${at} + ${index};
+  let i = ${at} + quad;
   var loaded: ${value};
   ${onSlot(name, slots, (slot) => `loaded = ${name}_${slot}[i];`)}
   return ${result};
@@ -146,7 +145,7 @@ export function storeFunctions(shape: KernelShape): string {
 ${packFunction(shape)}
 ${storeQuad(shape)}
 fn store_parameter(at: u32, lane: Lane) {
-${Array.from({ length: quads }, (_, k) => `  store_p(at * ${quads}u + ${k}u, lane.p${k});`).join("\n")}${counted}
+${Array.from({ length: quads }, (_, k) => `  store_p(${quadAt(shape, k)}, lane.p${k});`).join("\n")}${counted}
 }`;
 }
 

@@ -28,3 +28,11 @@ export const perQuad = <T>(
 /** Words of codes that an invocation owns. */
 export const codeWords = ({ quads }: KernelShape, { width }: QuantizedState) =>
   (quads * width) / 8;
+
+/** Index of an invocation's k-th quad, from what it begins `at`. */
+export const quadAt = ({ quads, stride }: KernelShape, k: number): string =>
+  stride
+    ? k === 0
+      ? "at"
+      : `(at + ${k * stride}u)`
+    : `(at * ${quads}u + ${k}u)`;

@@ -9,16 +9,11 @@
  */
 import { inputsOf } from "../../formula/program.ts";
 import { printWgsl } from "../../formula/wgsl.ts";
+import { heededNodes, wantedNodes } from "./heeded.ts";
 import { reportWords } from "./report.ts";
 import type { KernelShape, StateSpec } from "./kernel.ts";
 import { loadFunctions, oneFunctions } from "./operands.ts";
-import {
-  isRank1,
-  passWorkgroup,
-  stateNodes,
-  wantedNodes,
-  type Take,
-} from "./small.ts";
+import { isRank1, passWorkgroup, type Take } from "./small.ts";
 import { lastIndex, leadIndex } from "./tiles.ts";
 
 /** The least number: a maximum of nothing so far. */
@@ -91,19 +86,7 @@ fn main(
   let column = (column_tile << lane_bits) + x;
 ${each((take, i) => `  var sum${i} = ${start(take)};`)}
   for (var block = first_row; block < end_row; block += ${deep}u * side) {
-    for (var s = 0u; s < ${deep}u; s += 1u) {
-      let row = block + s * side + y;
-      let element = ${wide ? "4u * (row * columns + column)" : "row * columns + column"};
-      var taken = Taken(${takes.map(start).join(", ")});
-      if (column < columns && row < end_row && element >= here.index && element - here.index < here.length) {
-        taken = take(${wide ? "(element - here.index) / 4u" : "element - here.index"}, row, column, matrix);
-      }
-${each((take, i) =>
-  take.over === "row"
-    ? `      rows${i}[s * ${width}u + invocation] = taken.v${i};`
-    : `      sum${i} = ${joined(take, `sum${i}`, `taken.v${i}`)};`,
-)}
-    }
+${wide ? readTogether(takes, deep, width) : readInTurn(takes, deep, width)}
 ${
   rows === 0
     ? ""
@@ -150,6 +133,61 @@ ${each(
 }`;
 }
 
+/** What an invocation takes of a row, for it to be added to other rows' and columns'. */
+const keep = (
+  take: Take,
+  i: number,
+  s: string,
+  value: string,
+  width: number,
+) =>
+  take.over === "row"
+    ? `rows${i}[${s} * ${width}u + invocation] = ${value};`
+    : `sum${i} = ${joined(take, `sum${i}`, value)};`;
+
+/** Rows one after the other: less code, for software drivers. */
+function readInTurn(takes: readonly Take[], deep: number, width: number) {
+  return `    for (var s = 0u; s < ${deep}u; s += 1u) {
+      let row = block + s * side + y;
+      let element = row * columns + column;
+      var taken = Taken(${takes.map(neutral).join(", ")});
+      if (column < columns && row < end_row && element >= here.index && element - here.index < here.length) {
+        taken = take(element - here.index, row, column, matrix);
+      }
+${takes.map((take, i) => `      ${keep(take, i, "s", `taken.v${i}`, width)}`).join("\n")}
+    }`;
+}
+
+/** Four columns each, and no branch around what is read: it is all on its way at once. */
+function readTogether(takes: readonly Take[], deep: number, width: number) {
+  const each = Array.from({ length: deep }, (_, s) => s);
+  const nothing = (take: Take) =>
+    take.over === "column" ? `vec4f(${neutral(take)})` : neutral(take);
+  return [
+    ...each.map(
+      (s) => `    let row_${s} = block + ${s}u * side + y;
+    let element_${s} = 4u * (row_${s} * columns + column);
+    let inside_${s} = column < columns && row_${s} < end_row && element_${s} >= here.index && element_${s} - here.index < here.length;
+    let taken_${s} = take(select(0u, (element_${s} - here.index) / 4u, inside_${s}), row_${s}, column, matrix);`,
+    ),
+    ...each.flatMap((s) =>
+      takes.map((take, i) =>
+        keep(
+          take,
+          i,
+          `${s}u`,
+          `select(${nothing(take)}, taken_${s}.v${i}, inside_${s})`,
+          width,
+        ),
+      ),
+    ),
+  ].join("\n");
+}
+
+/** Whether scales are found of a state, and its old value may be what counts. */
+const takesState = (takes: readonly Take[], state: number): boolean =>
+  takes.some(({ of }) => of.kind === "rank1" && of.state === state);
+
 /** What one element adds to every take. */
 function takeFunction(shape: KernelShape, takes: readonly Take[]): string {
   const { spec, states } = shape;
@@ -157,7 +195,9 @@ function takeFunction(shape: KernelShape, takes: readonly Take[]): string {
   const wanted = wantedNodes(program, takes);
   const inputs = inputsOf(program, wanted);
   const scaled = takes.some(({ of }) => of.kind === "rank1");
-  const needed = states.filter(({ name }) => scaled || inputs.has(name));
+  const needed = states.filter(
+    ({ name, index }) => inputs.has(name) || takesState(takes, index),
+  );
   const { statements, results } = printWgsl(program, wanted, {
     type: "f32",
     input: (name) => (name === "p" || name === "g" ? name : `old_${name}`),
@@ -196,7 +236,7 @@ ${skip ? "  let bad = not_finite_one(g);" : ""}
 ${
   skip && scaled
     ? `  let left_out = bad || ${
-        stateNodes(program)
+        heededNodes(program, takes)
           .map((node) => `not_finite_one(${resultOf(node)})`)
           .join(" || ") || "false"
       };`
@@ -233,7 +273,9 @@ function wideTakeFunction(shape: KernelShape, takes: readonly Take[]): string {
   const wanted = wantedNodes(program, takes);
   const inputs = inputsOf(program, wanted);
   const scaled = takes.some(({ of }) => of.kind === "rank1");
-  const needed = states.filter(({ name }) => scaled || inputs.has(name));
+  const needed = states.filter(
+    ({ name, index }) => inputs.has(name) || takesState(takes, index),
+  );
   const { statements, results } = printWgsl(program, wanted, {
     type: "vec4f",
     input: (name) => (name === "p" || name === "g" ? name : `old_${name}`),
@@ -321,7 +363,7 @@ ${aligned ? "" : "  let inside = 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4
 ${skip ? "  let bad = not_finite(g);" : ""}
 ${
   skip && scaled
-    ? `  let left_out = bad${stateNodes(program)
+    ? `  let left_out = bad${heededNodes(program, takes)
         .map((node) => ` | not_finite(${resultOf(node)})`)
         .join("")};`
     : ""

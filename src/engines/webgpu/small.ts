@@ -3,26 +3,22 @@
  * or a tensor, rank-1 scales, and the partial sums they are made from. Every
  * tensor has one block of float32 words for all of it.
  *
- * A pass over the elements takes tiles of a matrix: as many columns as a
- * workgroup has lanes, or four times as many, and a strip of 64 rows or more. A
- * tile leaves one partial result a row, one a column and one for itself: a value
- * for every 1024th element (256th where rows do not begin at fours, 64th on
- * software drivers) and for every 64th, unless matrices have fewer columns or
+ * A pass over the elements takes tiles of a matrix: 128 columns where rows begin
+ * at fours, else as many as a workgroup has lanes, and a strip of 64 rows or
+ * more. A tile leaves one partial result a row, one a column and one for itself:
+ * a value for every 128th element (256th where rows do not begin at fours, 64th
+ * on software drivers) and for every 64th, unless matrices have fewer columns or
  * rows than that: then it is as many as the results themselves. All passes share
  * the room.
  */
 import type { Format, QuantizedFormat } from "../../formats/format.ts";
 import { isRankOne } from "../../formats/quantize.ts";
 import { rank1Count, tileCount, tileRowCount } from "../../formats/rank1.ts";
-import {
-  reducedNode,
-  reductionsOf,
-  watchedNodes,
-  type Program,
-} from "../../formula/program.ts";
+import { reductionsOf, type Program } from "../../formula/program.ts";
 import { geometryOf, shapeLength, type Geometry } from "../../formula/small.ts";
 import type { TensorPlan } from "../engine.ts";
 import type { Arena } from "./buffers.ts";
+import { stateNodes } from "./heeded.ts";
 
 /** One reduction of a pass over the elements. */
 export interface Take {
@@ -50,16 +46,6 @@ export const tileSides = (formats: readonly Format[]): number[] =>
         : [],
     )
     .sort((a, b) => a - b);
-
-/** Nodes that an update computes: new states per element, and what is watched. */
-export function stateNodes(program: Program): number[] {
-  return [
-    ...program.states
-      .filter((_, s) => program.stateShapes[s] === "element")
-      .map((name) => program.outputs.get(name)!),
-    ...watchedNodes(program),
-  ];
-}
 
 /** What every pass before the update takes. */
 export function takesOf(
@@ -94,17 +80,6 @@ export function takesOf(
   return passes;
 }
 
-/** Nodes that a pass computes for each element. */
-export function wantedNodes(
-  program: Program,
-  takes: readonly Take[],
-): number[] {
-  const wanted = takes.flatMap(({ of }) =>
-    of.kind === "node" ? [reducedNode(program, of.node)] : stateNodes(program),
-  );
-  return [...new Set(wanted)];
-}
-
 /** Whether a kernel reads anything that is not per element. */
 export const usesSmall = (
   program: Program,
@@ -128,6 +103,9 @@ export interface Tiling extends Geometry {
   readonly wide: boolean;
 }
 
+/** Lanes that share a row, of four columns each: with more, adding up its parts took longer. */
+const mostLaneBits = 5;
+
 /** Large tensors are cut into this many tiles, enough for a large GPU. */
 const mostTiles = 4096;
 
@@ -142,7 +120,10 @@ export function tilingOf(
   const across = wide ? columns / 4 : columns;
   const laneBits = Math.max(
     3,
-    Math.min(Math.log2(workgroup), Math.ceil(Math.log2(across))),
+    Math.min(
+      wide ? mostLaneBits : Math.log2(workgroup),
+      Math.ceil(Math.log2(across)),
+    ),
   );
   const sides = tileSides(plan.formats);
   if (sides.length > 0)

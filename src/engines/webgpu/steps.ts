@@ -28,10 +28,6 @@ export function stepFunctions(
   width: number,
 ): string {
   const shift = [0, 1, 2, 3].map((i) => i * width);
-  const upper = shift.reduce(
-    (sum, by) => sum + (BigInt(integerBits) << BigInt(by)),
-    0n,
-  );
   return `
 fn decode_${name}(bits: u32) -> vec4f {
   let codes = vec4u(${shift.map((by) => (by ? `bits >> ${by}u` : "bits")).join(", ")}) & vec4u(${2 ** width - 1}u);
@@ -41,8 +37,18 @@ fn encode_${name}(x: vec4f, index: u32) -> u32 {
   // 2^-24 less, so that what lies in the middle takes the lower code.
   let n = max(fma(x, vec4f(${2 ** bits}.0), vec4f(${-(2 ** (bits - 24))})), vec4f(1.0));
   let codes = bitcast<vec4u>(n + 8388607.0);
-  return ${shift.map((by, i) => (by ? `codes[${i}] * ${2 ** by}u` : "codes.x")).join(" + ")} - ${BigInt.asUintN(32, upper)}u;
+  return ${packIntegers("codes", width)};
 }`;
+}
+
+/** Four integers, each the bits of 2^23 + k, to a word of their k. */
+export function packIntegers(codes: string, width: number): string {
+  const shift = [0, 1, 2, 3].map((i) => i * width);
+  const upper = shift.reduce(
+    (sum, by) => sum + (BigInt(integerBits) << BigInt(by)),
+    0n,
+  );
+  return `${shift.map((by, i) => (by ? `${codes}[${i}] * ${2 ** by}u` : `${codes}.x`)).join(" + ")} - ${BigInt.asUintN(32, upper)}u`;
 }
 
 /** The code of a value, as the shader finds it; for tests. */

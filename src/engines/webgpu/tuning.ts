@@ -10,7 +10,7 @@ export interface Tuning {
   readonly workgroup?: number;
   /** Fewest fours of elements that an invocation takes at a time. Default 1. */
   readonly quads?: number;
-  /** Most tiles that a workgroup takes in turn. Default 8. */
+  /** Most tiles that a workgroup takes in turn. Default 8, 4 for narrow codes. */
   readonly tiles?: number;
   /** Most tensors in buffers of their own that share a dispatch. */
   readonly slots?: number;
@@ -20,9 +20,8 @@ export interface Tuning {
   readonly binding?: number;
 }
 
-export type ResolvedTuning = Required<Omit<Tuning, "workgroup">> & {
-  readonly workgroup: number | undefined;
-};
+export type ResolvedTuning = Required<Omit<Tuning, "workgroup" | "tiles">> &
+  Pick<Tuning, "workgroup" | "tiles">;
 
 export function resolveTuning(
   device: GPUDevice,
@@ -30,9 +29,9 @@ export function resolveTuning(
 ): ResolvedTuning {
   return {
     solo: tuning.solo ?? false,
-    workgroup: tuning.workgroup,
+    ...(tuning.workgroup !== undefined && { workgroup: tuning.workgroup }),
+    ...(tuning.tiles !== undefined && { tiles: tuning.tiles }),
     quads: tuning.quads ?? 1,
-    tiles: tuning.tiles ?? 8,
     slots: tuning.slots ?? Infinity,
     alone: tuning.alone ?? 2 ** 24,
     binding: tuning.binding ?? device.limits.maxStorageBufferBindingSize,
