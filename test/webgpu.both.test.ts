@@ -3,15 +3,22 @@
 
 import {
   adafactor,
+  adafactor32bit,
   adamw,
+  adamw4bit,
+  adamw4bitRank1,
   createOptimizer,
   defineOptimizer,
+  factor4bit,
+  lion4bit,
+  sm332bit,
   type Device,
   type OptimizerHandle,
+  type Recipe,
 } from "lowbit";
 import { webgpu, type BufferView } from "lowbit/webgpu";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { describeGpu, openDevice } from "./support/gpu.ts";
+import { describeGpu, openDevice, openGpu } from "./support/gpu.ts";
 
 describeGpu("the WebGPU engine", () => {
   let device: GPUDevice;
@@ -284,47 +291,105 @@ describeGpu("the WebGPU engine", () => {
     });
   }
 
-  test("a tensor with a dispatch of its own, in rows of quads", async () => {
-    // Whole tiles, a part of a row, and an end that is no quad.
-    for (const length of [4096, 2700, 1003]) {
-      const start = values(length, 5);
-      const steps = [0, 1, 2].map((t) => {
-        const g = values(length, 20 + t);
-        g.fill(0, 0, 256);
-        g.fill(1e-25, 256, 512);
-        g[600] = 1e15;
-        g[length - 1] = NaN;
-        return g;
+  const codesOf = (codes: Uint8Array, bits: number): number[] =>
+    bits === 8
+      ? [...codes]
+      : [...codes].flatMap((byte) => [byte & 15, byte >> 4]);
+  const rows: [string, Recipe, GPUFeatureName?][] = [
+    ["8 bits", recipe],
+    ["4 bits", adamw4bit()],
+    ["4 bits through subgroups", adamw4bit(), "subgroups"],
+    ["4 and 8 bits", adamw({ state: { m: { bits: 4, blockSize: 256 } } })],
+    ["one state of 4 bits", lion4bit()],
+    ["rank-1 scales", adamw4bitRank1()],
+    ["a factored second moment", factor4bit()],
+  ];
+  test.for(rows)(
+    "a tensor with a dispatch of its own, in rows of quads, %s",
+    async ([, recipe, feature], { skip }) => {
+      const adapter = await (await openGpu()).requestAdapter();
+      if (feature && !adapter?.features.has(feature))
+        skip(`the adapter has no ${feature}`);
+      const own = await openDevice({
+        requiredFeatures: feature ? [feature] : [],
       });
-      const states = async (optimizer: OptimizerHandle) => {
-        for (const g of steps) await optimizer.step({ w: g.slice() });
-        const { nonFinite } = await optimizer.stats();
-        expect(nonFinite).toBe(1);
-        const { m, v } = await optimizer.state("w");
-        optimizer.dispose();
-        if (m?.kind !== "quantized" || v?.kind !== "quantized")
-          throw new Error("not in codes");
-        expect([...m.scales, ...v.scales]).not.toContain(NaN);
-        return [...m.codes, ...v.codes];
-      };
-      const make = (device: Device, data: Float32Array) =>
-        createOptimizer(
-          recipe,
-          { w: { data, shape: [length] } },
-          { device, ...quantized },
-        );
-      const [wanted, found] = [start.slice(), start.slice()];
-      const wantedStates = await states(await make("reference", wanted));
-      const options = { solo: false, alone: 0 };
-      const foundStates = await states(
-        await make(webgpu(device, options), found),
-      );
-      expectClose(found, wanted, 1e-4);
-      // A code may differ where a value lies within some ulp of the middle.
-      const off = foundStates.map((code, i) => code - wantedStates[i]!);
-      expect(off.filter((by) => by !== 0).length).toBeLessThan(4);
-      expect(Math.max(...off.map(Math.abs))).toBeLessThan(2);
-    }
+      // Whole tiles, a part of a row, and an end that is no quad.
+      for (const shape of [
+        [64, 64],
+        [45, 60],
+        [17, 59],
+      ]) {
+        const length = shape[0]! * shape[1]!;
+        const start = values(length, 5);
+        const steps = [0, 1, 2].map((t) => {
+          const g = values(length, 20 + t);
+          g.fill(0, 0, 256);
+          g.fill(1e-25, 256, 512);
+          g[600] = 1e15;
+          g[length - 1] = NaN;
+          return g;
+        });
+        const run = async (device: Device) => {
+          const data = start.slice();
+          const optimizer = await createOptimizer(
+            recipe,
+            { w: { data, shape } },
+            { device, ...quantized },
+          );
+          for (const g of steps) await optimizer.step({ w: g.slice() });
+          const { nonFinite } = await optimizer.stats();
+          expect(nonFinite).toBe(1);
+          const states = Object.values(await optimizer.state("w"));
+          optimizer.dispose();
+          const scales: number[] = [];
+          const codes: number[] = [];
+          for (const state of states)
+            if (state.kind === "quantized") {
+              scales.push(...state.scales);
+              codes.push(...codesOf(state.codes, state.format.bits));
+            }
+          expect(codes.length).toBeGreaterThanOrEqual(length);
+          return { data, scales, codes };
+        };
+        const wanted = await run("reference");
+        const found = await run(webgpu(own, { solo: false, alone: 0 }));
+        expectClose(found.data, wanted.data, 1e-4);
+        found.scales.forEach((scale, i) => {
+          const by = Math.abs(scale - wanted.scales[i]!);
+          expect(by).toBeLessThanOrEqual(1e-5 * wanted.scales[i]!);
+        });
+        // A code may differ where a value lies within some ulp of the middle.
+        const off = found.codes.map((code, i) => code - wanted.codes[i]!);
+        expect(off.filter((by) => by !== 0).length).toBeLessThan(5);
+        expect(Math.max(...off.map(Math.abs))).toBeLessThan(2);
+      }
+      own.destroy();
+    },
+  );
+
+  test("many rows, or many columns, are the work of several workgroups", async () => {
+    for (const recipe of [adafactor32bit(), factor4bit(), sm332bit()])
+      for (const shape of [
+        [2304, 5],
+        [8, 2100],
+      ]) {
+        const length = shape[0]! * shape[1]!;
+        const start = values(length, 3);
+        const run = async (device: Device) => {
+          const data = start.slice();
+          const optimizer = await createOptimizer(
+            recipe,
+            { w: { data, shape } },
+            { device },
+          );
+          for (let t = 0; t < 3; t++)
+            await optimizer.step({ w: values(length, 30 + t) });
+          optimizer.dispose();
+          return data;
+        };
+        const wanted = await run("reference");
+        expectClose(await run(webgpu(device)), wanted, 2e-5);
+      }
   });
 
   test("a gradient in a buffer of parameters is refused", async () => {

@@ -26,7 +26,10 @@ export async function openTimedDevice(toggles: string[]): Promise<TimedDevice> {
   if (!adapter) throw new Error("bench: there is no WebGPU adapter");
   const { limits } = adapter;
   const device = await adapter.requestDevice({
-    requiredFeatures: ["timestamp-query"],
+    requiredFeatures: [
+      "timestamp-query",
+      ...(adapter.features.has("subgroups") ? (["subgroups"] as const) : []),
+    ],
     requiredLimits: {
       maxBufferSize: limits.maxBufferSize,
       maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,

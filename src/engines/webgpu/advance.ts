@@ -8,11 +8,11 @@ import {
   type QuantizedState,
   type StateSpec,
 } from "./kernel.ts";
-import { codeWords, lanesPerBlock, perQuad, quadAt } from "./parts.ts";
+import { codeWords, hasEdge, lanesPerBlock, perQuad, quadAt } from "./parts.ts";
 import { reportWords } from "./report.ts";
 import { isRank1 } from "./small.ts";
 import { loadRows } from "./rows.ts";
-import { leastScales } from "./tiles.ts";
+import { rank1Scales } from "./tiles.ts";
 
 /**
  * Elements left out. The main without barriers comes by twice and counts when
@@ -27,22 +27,22 @@ function countBad({ spec }: KernelShape, count: string): string {
 
 /** The functions of the middle: `advance(at)`, and `peak_<name><block>(lane)`. */
 export function advanceFunctions(shape: KernelShape): string {
-  const { spec, states, quantized, quads, stride } = shape;
+  const { spec, states, quantized } = shape;
   const { aligned } = spec;
   const largest = ({ name }: QuantizedState) =>
     perQuad(shape, (k) => `abs(lane.${name}${k})`).reduce(
       (a, b) => `max(${a}, ${b})`,
     );
   // Rows that lie within the segment, nearly all of them, need no masks.
-  const masked = !aligned || (quads > 1 && !stride);
-  const edge = aligned && quads > 1 && stride > 0;
+  const edge = hasEdge(shape);
   return `
 struct Lane {
 ${spec.solo ? "  /// Elements left out.\n  bad: u32," : ""}
+${shape.small && shape.oneRow ? "  cells: Cells," : ""}
 ${perQuad(shape, (k) => [`  p${k}: vec4f,`, ...states.map(({ name }) => `  ${name}${k}: vec4f,`)].join("\n")).join("\n")}
 }
 ${aligned ? `fn inside(quad: u32) -> vec4<bool> { return vec4<bool>(4u * quad < here.length); }` : `fn inside(quad: u32) -> vec4<bool> { return 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(here.length); }`}
-${advanceFunction(shape, "advance", masked)}
+${advanceFunction(shape, "advance", !shape.whole && !edge)}
 ${edge ? advanceFunction(shape, "advance_edge", true) : ""}
 ${quantized.map((state) => `fn peak_${state.name}(lane: Lane) -> u32 { return largest(${largest(state)}); }`).join("\n")}`;
 }
@@ -54,7 +54,7 @@ function advanceFunction(
   masked: boolean,
 ): string {
   const { spec, states, quantized, quads } = shape;
-  const { program, aligned, skip, clip, mode } = spec;
+  const { program, aligned, paired, skip, clip, mode } = spec;
   const newNodes = states.map(({ name }) => program.outputs.get(name)!);
   const watchGradient = !newNodes.some((node) =>
     carriesGradient(program, node),
@@ -66,13 +66,22 @@ function advanceFunction(
     masked && aligned && quads > 1
       ? `min(quad${k}, (here.length - 1u) / 4u)`
       : `quad${k}`;
+  const operand = (name: "p" | "g", k: number) =>
+    paired
+      ? `${k % 2 ? "high" : "low"}_${name}(pair_${name}${k >> 1})`
+      : `load_${name}(${given(k)})`;
+  const pairs = Array.from(
+    { length: paired ? quads / 2 : 0 },
+    (_, i) => `  let pair_p${i} = pair_p(at * ${quads / 2}u + ${i}u);
+  let pair_g${i} = pair_g(at * ${quads / 2}u + ${i}u);`,
+  );
   const quad = (k: number) => {
     const formula = {
       type: "vec4f",
       input: (name: string) =>
         name === "p" || name === "g" ? `${name}${k}` : `old_${name}${k}`,
       uniform: (index: number) => `here.u${index}`,
-      small: smallValue(k),
+      small: smallValue(shape, k),
     } as const;
     const fresh = printWgsl(program, [...newNodes, ...watchedOnly], {
       ...formula,
@@ -80,9 +89,9 @@ function advanceFunction(
     });
     return `
   let quad${k} = ${quadAt(shape, k)};
-${shape.small ? `  let cells${k} = find_cells(quad${k});` : ""}
-  let p${k} = load_p(${given(k)});
-  let g${k} = load_g(${given(k)})${clip ? ` * bitcast<f32>(atomicLoad(&report[${reportWords.factor}]))` : ""};
+${shape.small && !shape.oneRow ? `  let cells${k} = find_cells(quad${k});` : ""}
+  let p${k} = ${operand("p", k)};
+  let g${k} = ${operand("g", k)}${clip ? ` * bitcast<f32>(atomicLoad(&report[${reportWords.factor}]))` : ""};
 ${states.map((state) => loadState(shape, state, k)).join("\n")}
 ${fresh.statements.map((line) => `  ${line}`).join("\n")}
 ${states.map(({ name }, i) => `  var new_${name}${k} = ${masked ? `select(vec4f(0.0), ${fresh.results[i]}, inside(quad${k}))` : fresh.results[i]};`).join("\n")}
@@ -125,7 +134,7 @@ ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${
         input: (name) =>
           name === "p" || name === "g" ? `${name}${k}` : `old_${name}${k}`,
         uniform: (index) => `here.u${index}`,
-        small: smallValue(k),
+        small: smallValue(shape, k),
       },
       known,
     );
@@ -136,7 +145,9 @@ ${text.statements.map((line) => `  ${line}`).join("\n")}
   return `
 fn ${called}(at: u32) -> Lane {
   var lane: Lane;
+${shape.small && shape.oneRow ? `  lane.cells = find_cells(${quadAt(shape, 0)});` : ""}
 ${quantized.map((state) => loadCodes(shape, state)).join("\n")}
+${pairs.join("\n")}
 ${perQuad(shape, quad).join("\n")}
 ${update ? perQuad(shape, parameter).join("\n") : ""}
 ${skip ? guard : ""}
@@ -147,26 +158,32 @@ ${perQuad(shape, (k) => states.map(({ name }) => `  lane.${name}${k} = new_${nam
 
 function loadCodes(shape: KernelShape, state: QuantizedState): string {
   const { name, format } = state;
-  if (shape.stride) return loadRows(shape, state);
   const count = codeWords(shape, state);
-  const words = Array.from(
-    { length: count },
-    (_, i) =>
-      `  let bits_${name}${i} = codes[here.${name}_at + at * ${count}u + ${i}u];`,
-  );
-  if (isRank1(format))
+  const words = shape.stride
+    ? [loadRows(shape, state)]
+    : Array.from(
+        { length: count },
+        (_, i) =>
+          `  let bits_${name}${i} = codes[here.${name}_at + at * ${count}u + ${i}u];`,
+      );
+  if (isRank1(format)) {
+    const cells = (k: number) =>
+      shape.oneRow ? "lane.cells" : `cells_${name}${k}`;
+    const scales = rank1Scales(shape, format, name, "old", cells);
     return [
       ...words,
+      scales.before,
       ...perQuad(
         shape,
         (k) =>
-          `  let cells_${name}${k} = find_cells(${quadAt(shape, k)});
-  let scale_${name}${k} = ${leastScales(format, `here.${name}_lead`, `here.${name}_last`, `cells_${name}${k}`)};`,
+          `${shape.oneRow ? "" : `  let cells_${name}${k} = find_cells(${quadAt(shape, k)});`}
+  let scale_${name}${k} = ${scales.of(k)};`,
       ),
     ].join("\n");
+  }
   const scale =
     format.scale === "block"
-      ? `bitcast<f32>(codes[here.${name}_scales + at / ${lanesPerBlock(shape, state)}u])`
+      ? `bitcast<f32>(codes[here.${name}_scales + at / ${shape.stride ? format.blockSize / 4 : lanesPerBlock(shape, state)}u])`
       : `bitcast<f32>(atomicLoad(&report[here.${name}_peak]))`;
   return [...words, `  let scale_${name} = ${scale};`].join("\n");
 }

@@ -6,6 +6,7 @@ import type { PlacedPiece } from "./layout.ts";
 import type { Tensor } from "./memory.ts";
 import { elementBytes } from "./operands.ts";
 import { slotLimit } from "./pipelines.ts";
+import { isRank1 } from "./small.ts";
 import { pack, rangeOf, type Batch, type Range } from "./plan.ts";
 import { workgroupFor, type ResolvedTuning } from "./tuning.ts";
 
@@ -53,12 +54,23 @@ export function batchesOf(
   );
 }
 
+/** Rows beyond this length are not asked for: see {@link KernelSpec.rowUnit}. */
+const mostUnit = 1024;
+
+/** Of sums of everything nobody knows rows: a tensor need not be whole rows then. */
+function rowUnitOf({ plan: { program, formats }, small }: Tensor): number {
+  const { columns } = small!.tiling;
+  return program.needsMatrix || formats.some(isRank1)
+    ? Math.min(mostUnit, columns & -columns)
+    : 0;
+}
+
 function addPiece(
   kinds: Map<string, Kind>,
   { tensor, parameter, gradient }: Work,
   piece: PlacedPiece,
   { skip, clip }: EngineOptions,
-  { solo, workgroup, quads, alone: most }: ResolvedTuning,
+  { solo, workgroup, quads, alone: most, subgroups }: ResolvedTuning,
 ): void {
   const { program, formats } = tensor.plan;
   const p = rangeOf(parameter, piece);
@@ -67,16 +79,26 @@ function addPiece(
     piece.length % 4 === 0 &&
     p.start % (4 * elementBytes(parameter.type)) === 0 &&
     g.start % (4 * elementBytes(gradient.type)) === 0;
+  const paired =
+    !solo &&
+    piece.length % 8 === 0 &&
+    parameter.type !== "float32" &&
+    gradient.type !== "float32" &&
+    p.start % 16 === 0 &&
+    g.start % 16 === 0;
   const alone = piece.length > most;
   const wide = tensor.small?.tiling.wide ?? false;
+  const rowUnit = wide ? rowUnitOf(tensor) : 0;
   const key = [
     tensor.key,
     parameter.type,
     parameter.rounding,
     gradient.type,
     aligned,
+    paired,
     alone,
     wide,
+    rowUnit,
   ].join(" ");
   let kind = kinds.get(key);
   if (!kind) {
@@ -88,6 +110,7 @@ function addPiece(
         gradientType: gradient.type,
         parameterRounding: parameter.rounding,
         aligned,
+        paired,
         slots: 1,
         segments: alone ? 1 : mostSegments,
         skip: skip !== "off",
@@ -97,7 +120,9 @@ function addPiece(
         workgroup: workgroup ?? (solo ? 64 : workgroupFor(formats)),
         quads,
         wide,
+        rowUnit,
         mode: "update",
+        subgroups,
       },
       pieces: [],
     };

@@ -55,10 +55,15 @@ export function codeFunctions(
   const { marksAt, nextMarksAt } = state;
   if (isSteps(state.format))
     return stepFunctions(name, state.format.bits, width);
-  const mask = 2 ** width - 1;
+  // A remainder, since WGSL compilers know then that no table ends before.
+  const rest = `% ${2 ** width}u`;
   const each = (part: (i: number) => string) => [0, 1, 2, 3].map(part);
   const code = (i: number) =>
-    i === 0 ? `bits & ${mask}u` : `(bits >> ${i * width}u) & ${mask}u`;
+    i === 0
+      ? `bits ${rest}`
+      : (i + 1) * width === 32
+        ? `bits / ${2 ** (i * width)}u`
+        : `(bits >> ${i * width}u) ${rest}`;
   const look = (at: number | undefined) =>
     `vec4f(${each((i) => `bitcast<f32>(entry(${at}u + code[${i}]))`).join(", ")})`;
   const value = (i: number) =>

@@ -219,15 +219,16 @@ export function tasksOf(
     const { how, over, of } = take;
     const scale = of.kind === "rank1";
     const common = { ...plain, how, at, scale };
+    // Rows side by side, as they are found: neighbours write and read next to each other.
     const perRow = columnTiles * parts;
     const byRow = {
       ...common,
       outputs: matrices * rows,
       group: matrices * rows,
-      stride: perRow,
+      stride: 1,
       count: perRow,
       run: perRow,
-      innerStride: 1,
+      innerStride: matrices * rows,
     };
     const perColumn = strips * parts;
     if (of.kind === "node") {
@@ -337,7 +338,7 @@ type Common = Pick<
 /** The scales of the rows of tiles, from those of a pass's narrower ones. */
 function tileRows(
   common: Common,
-  { rows, columns, columnTiles, wide, laneBits, parts }: Tiling,
+  { rows, columns, wide, laneBits, parts }: Tiling,
   side: number,
   to: number,
 ): Task {
@@ -348,11 +349,11 @@ function tileRows(
     to,
     outputs: rows * across,
     group: across,
-    groupStride: columnTiles * parts,
-    stride: count,
+    groupStride: 1,
+    stride: count * rows,
     count,
     run: count,
-    innerStride: 1,
+    innerStride: rows,
   };
 }
 

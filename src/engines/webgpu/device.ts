@@ -36,6 +36,9 @@ const wanted = [
   "maxStorageBuffersPerShaderStage",
 ] as const;
 
+/** Features worth something; a device without them works too. */
+const features = ["subgroups"] as const;
+
 /**
  * A device with the limits and features that lowbit makes use of. Any other
  * device works too; with higher limits steps take fewer dispatches.
@@ -50,6 +53,7 @@ export async function requestDevice(): Promise<GPUDevice> {
       "webgpu: there is no adapter: no GPU, no driver, or WebGPU is switched off here; use device: 'wasm'",
     );
   return adapter.requestDevice({
+    requiredFeatures: features.filter((name) => adapter.features.has(name)),
     requiredLimits: Object.fromEntries(
       wanted.map((name) => [name, adapter.limits[name]]),
     ),

@@ -14,15 +14,23 @@ import {
 } from "./kernel.ts";
 import type { PlacedPiece } from "./layout.ts";
 import type { Memory, Tensor } from "./memory.ts";
-import { elementBytes, firstSlotBinding, smallBinding } from "./operands.ts";
+import {
+  elementBytes,
+  elementsOf,
+  firstSlotBinding,
+  smallBinding,
+} from "./operands.ts";
 import type { Kernel } from "./pipelines.ts";
 import type { Batch, Binding, Range, Segment } from "./plan.ts";
 import { smallFields } from "./small.ts";
+import { tilesFor } from "./tuning.ts";
 
 export interface Dispatch {
   readonly kernel: Kernel;
   readonly batch: Batch<PlacedPiece>;
   readonly bindGroup: GPUBindGroup;
+  /** Of the passes before the update, if there are any. */
+  readonly passBindGroup: GPUBindGroup | undefined;
   readonly groups: [number, number];
   /** Of a pass before the update. */
   readonly tiles: [number, number];
@@ -123,7 +131,10 @@ export class Dispatches {
       job,
       groups: workgroups(spans, this.#device),
       tiles: workgroups(Math.max(1, allTiles), this.#device),
-      bindGroup: this.#bindGroup(kernel, batch, job),
+      bindGroup: this.#bindGroup(kernel, kernel.layout, batch, job),
+      passBindGroup:
+        kernel.passLayout &&
+        this.#bindGroup(kernel, kernel.passLayout, batch, job),
     };
   }
 
@@ -134,8 +145,7 @@ export class Dispatches {
       (sum, { piece }) => sum + Math.ceil(piece.length / tile),
       0,
     );
-    const narrow = shape.quads > 1 && shape.stride === 0;
-    const most = this.#mostTiles ?? (narrow ? 4 : 8);
+    const most = this.#mostTiles ?? tilesFor(shape);
     // Enough workgroups to keep a large GPU busy to the end come first.
     // Without tables to load there is nothing to gain by more tiles.
     return shape.quantized.length > 0
@@ -144,7 +154,8 @@ export class Dispatches {
   }
 
   #bindGroup(
-    { shape, layout, tables, jobBytes }: Kernel,
+    { shape, tables, jobBytes }: Kernel,
+    layout: GPUBindGroupLayout,
     batch: Batch<PlacedPiece>,
     job: number,
   ): GPUBindGroup {
@@ -253,9 +264,9 @@ function segmentValues(
   tensors: readonly Tensor[],
 ): Record<string, number> {
   const { plan, pieces, small } = tensors[piece.tensor]!;
-  const quad = spec.aligned ? 4 : 1;
+  const each = elementsOf(spec);
   const at = (range: Range, binding: Binding | undefined, bytes: number) =>
-    (range.start - binding!.start) / bytes / quad;
+    (range.start - binding!.start) / bytes / each;
   const values: Record<string, number> = {
     length: piece.length,
     index: piece.start,

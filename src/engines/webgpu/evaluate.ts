@@ -63,20 +63,73 @@ function entry(from: Shape, to: Shape): string {
   return `i / ${record(from === "row" ? "rows" : "columns")}`;
 }
 
-/** @returns undefined when a level has nothing to do. */
-export function evaluateCode(
+/** A loop over values, or a fold of them. */
+interface Part {
+  readonly text: string;
+  /** A fold is the work of one workgroup a tensor. */
+  readonly fold: boolean;
+  /** Names of nodes and states in memory. */
+  readonly reads: ReadonlySet<string>;
+  readonly writes: ReadonlySet<string>;
+}
+
+/** What goes through one dispatch. */
+export interface Stage {
+  readonly code: string;
+  /** Several workgroups may share a tensor, in the second dimension of the dispatch. */
+  readonly spread: boolean;
+}
+
+/**
+ * What a level does, stage by stage; nothing for some levels.
+ *
+ * @param long Whether some tensor has so many rows or columns that one workgroup
+ * would take longer over them than several dispatches do: then parts that need
+ * no barrier between them make a stage. Else all parts are one.
+ */
+export function evaluateStages(
   program: Program,
   formats: readonly Format[],
   level: number,
   workgroup: number,
-): string | undefined {
+  long: boolean,
+): Stage[] {
   const last = lastLevel(program, formats);
   const parts = [
-    ...(level < last ? nodeLoops(program, level, workgroup) : []),
-    ...commits(program, formats, level, last, workgroup),
+    ...(level < last ? nodeLoops(program, level) : []),
+    ...commits(program, formats, level, last),
   ];
-  if (parts.length === 0) return undefined;
-  const fields = recordFields(program, formats);
+  const stages: Part[][] = [];
+  for (const part of parts) {
+    const stage = stages.at(-1);
+    if (stage && (!long || stage.every((other) => independent(other, part))))
+      stage.push(part);
+    else stages.push([part]);
+  }
+  return stages.map((stage) => ({
+    code: stageCode(recordFields(program, formats), stage, workgroup),
+    spread: long && !stage.some(({ fold }) => fold),
+  }));
+}
+
+function independent(a: Part, b: Part): boolean {
+  const meet = (x: ReadonlySet<string>, y: ReadonlySet<string>) =>
+    [...x].some((name) => y.has(name));
+  return (
+    !a.fold &&
+    !b.fold &&
+    !meet(a.writes, b.reads) &&
+    !meet(a.reads, b.writes) &&
+    !meet(a.writes, b.writes)
+  );
+}
+
+function stageCode(
+  fields: readonly string[],
+  stage: readonly Part[],
+  workgroup: number,
+): string {
+  const parts = stage.map(({ text }) => text);
   const used = (how: string) =>
     parts.some((part) => part.includes(`fold_${how}(`));
   return `
@@ -92,8 +145,11 @@ ${used("max") ? foldFunction("max", lowest, "max(a, b)", workgroup) : ""}
 @compute @workgroup_size(${workgroup})
 fn main(
   @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) invocation: u32,
 ) {
+  let first = group.y * ${workgroup}u + invocation;
+  let stride = groups.y * ${workgroup}u;
 ${parts.join("\n  storageBarrier();\n")}
 }`;
 }
@@ -130,11 +186,7 @@ fn fold_${name}(source: u32, to: u32, matrices: u32, each: u32, divisor: f32, in
 }`;
 
 /** One loop for as many nodes of a shape as can be had at a time. */
-function nodeLoops(
-  program: Program,
-  level: number,
-  workgroup: number,
-): string[] {
+function nodeLoops(program: Program, level: number): Part[] {
   const { nodes, shapes, small, levels } = program;
   const waiting = new Set(
     nodes.flatMap((node, index) =>
@@ -146,7 +198,7 @@ function nodeLoops(
         : [],
     ),
   );
-  const parts: string[] = [];
+  const parts: Part[] = [];
   while (waiting.size > 0) {
     const [first] = waiting;
     const node = nodes[first!]!;
@@ -154,9 +206,12 @@ function nodeLoops(
     if (node.op === "reduce") {
       waiting.delete(first!);
       const each = record(shapes[node.a] === "row" ? "rows" : "columns");
-      parts.push(
-        `  fold_${node.how === "max" ? "max" : "sum"}(${record(`n${node.a}`)}, ${record(`n${first}`)}, ${record("matrices")}, ${each}, ${node.how === "mean" ? `f32(${each})` : "1.0"}, invocation);`,
-      );
+      parts.push({
+        fold: true,
+        reads: storedFor(program, node.a, []),
+        writes: new Set([nameOf(program, first!)]),
+        text: `  fold_${node.how === "max" ? "max" : "sum"}(${record(`n${node.a}`)}, ${record(`n${first}`)}, ${record("matrices")}, ${each}, ${node.how === "mean" ? `f32(${each})` : "1.0"}, invocation);`,
+      });
       continue;
     }
     const shape = shapes[first!]!;
@@ -171,7 +226,17 @@ function nodeLoops(
         together.push(index);
     }
     for (const index of together) waiting.delete(index);
-    parts.push(`  for (var i = invocation; i < ${lengthOf(shape)}; i += ${workgroup}u) {
+    parts.push({
+      fold: false,
+      reads: new Set(
+        together.flatMap((index) =>
+          operands(nodes[index]!).flatMap((a) => [
+            ...storedFor(program, a, together),
+          ]),
+        ),
+      ),
+      writes: new Set(together.map((index) => nameOf(program, index))),
+      text: `  for (var i = first; i < ${lengthOf(shape)}; i += stride) {
 ${together
   .map(
     (
@@ -180,9 +245,31 @@ ${together
     smalls[${record(`n${index}`)} + i] = x${index};`,
   )
   .join("\n")}
-  }`);
+  }`,
+    });
   }
   return parts;
+}
+
+/** What a node is called in memory; a state before the step has the state's own place. */
+function nameOf({ nodes, states }: Program, index: number): string {
+  const node = nodes[index]!;
+  return node.op === "input" ? `s${states.indexOf(node.name)}` : `n${index}`;
+}
+
+/** What must be in memory for the value of a node, beside those near. */
+function storedFor(
+  program: Program,
+  index: number,
+  near: readonly number[],
+): Set<string> {
+  if (near.includes(index)) return new Set();
+  if (program.small[index]) return new Set([nameOf(program, index)]);
+  return new Set(
+    operands(program.nodes[index]!).flatMap((a) => [
+      ...storedFor(program, a, near),
+    ]),
+  );
 }
 
 /** The value of a node for entry i of a shape. */
@@ -284,23 +371,29 @@ function commits(
   formats: readonly Format[],
   level: number,
   last: number,
-  workgroup: number,
-): string[] {
+): Part[] {
   const due = [...commitLevels(program, formats, last)].flatMap(([s, at]) =>
     at === level ? [s] : [],
   );
   // A step that is left out as a whole changes nothing.
   const loop = (length: string, body: string) =>
-    `  for (var i = invocation + select(0u, ${length}, report[${reportWords.skip}] != 0u); i < ${length}; i += ${workgroup}u) {
+    `  for (var i = first + select(0u, ${length}, report[${reportWords.skip}] != 0u); i < ${length}; i += stride) {
 ${body}
   }`;
-  const parts: string[] = [];
+  const parts: Part[] = [];
   // A narrower state may be what a wider one's new value is: it comes later.
   for (const shape of ["row", "column", "one"] as const) {
     const states = due.filter((s) => program.stateShapes[s] === shape);
     if (states.length === 0) continue;
-    parts.push(
-      loop(
+    parts.push({
+      fold: false,
+      reads: new Set(
+        states.flatMap((s) => [
+          ...storedFor(program, program.outputs.get(program.states[s]!)!, []),
+        ]),
+      ),
+      writes: new Set(states.map((s) => `s${s}`)),
+      text: loop(
         lengthOf(shape),
         [
           ...states.map(
@@ -310,17 +403,20 @@ ${body}
           ...states.map((s) => `    smalls[${record(`s${s}`)} + i] = x${s};`),
         ].join("\n"),
       ),
-    );
+    });
   }
   if (level === last)
     formats.forEach((format, s) => {
       if (isRank1(format))
-        parts.push(
-          loop(
+        parts.push({
+          fold: false,
+          reads: new Set(),
+          writes: new Set([`old${s}`]),
+          text: loop(
             record(`length${s}`),
             `    smalls[${record(`old${s}`)} + i] = smalls[${record(`new${s}`)} + i];`,
           ),
-        );
+        });
     });
   return parts;
 }

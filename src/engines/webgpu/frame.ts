@@ -19,7 +19,7 @@ import { measureMain, soloMain, updateMain } from "./mains.ts";
 import { loadFunctions, smallBinding, storeFunctions } from "./operands.ts";
 import { passCode } from "./reduce.ts";
 import { storeStates } from "./store.ts";
-import { rowMain } from "./rows.ts";
+import { rowMain, usesSubgroups } from "./rows.ts";
 
 export function kernelCode(spec: KernelSpec): string {
   const shape = kernelShape(spec);
@@ -53,13 +53,14 @@ function generate(shape: KernelShape): string {
           ? rowMain(shape)
           : updateMain(shape);
   return [
+    usesSubgroups(shape) ? "enable subgroups;" : "",
     declarations(shape),
     helpers,
     tableFunctions(shape),
     ...shape.quantized.map((state) => codeFunctions(shape, state)),
     ...(spec.mode === "update" ? shape.quantized.map(correctionFunctions) : []),
     ...shape.halves.map(halfFunctions),
-    loadFunctions(shape),
+    loadFunctions(shape, "read_write"),
     storeFunctions(shape),
     advanceFunctions(shape),
     ...(mode === "update" ? [storeStates(shape)] : []),
@@ -97,12 +98,12 @@ function passDeclarations(shape: KernelShape): string {
   return [
     jobDeclaration(shape),
     quantized.length > 0 ? declare(1, "read", "tables", "i32") : "",
-    declare(2, "read_write", "report", "u32"),
+    declare(2, "read", "report", "u32"),
     quantized.length + halves.length > 0
-      ? declare(3, "read_write", "codes", "u32")
+      ? declare(3, "read", "codes", "u32")
       : "",
     floats.length > 0
-      ? declare(4, "read_write", "floats", shape.spec.wide ? "vec4f" : "f32")
+      ? declare(4, "read", "floats", shape.spec.wide ? "vec4f" : "f32")
       : "",
     declare(smallBinding, "read_write", "smalls", "f32"),
   ].join("\n");

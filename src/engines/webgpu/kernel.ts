@@ -11,6 +11,7 @@ import type { Program } from "../../formula/program.ts";
 import { inputsOf } from "../../formula/program.ts";
 import { shaderTable, tableWords, type ShaderTable } from "./encode.ts";
 import { lineTable, type LineTable } from "./lines.ts";
+import { quadsOfRows } from "./rows.ts";
 import { isSteps } from "./steps.ts";
 import { isRank1, takesOf, tileFields, usesSmall, type Take } from "./small.ts";
 
@@ -32,6 +33,8 @@ export interface KernelSpec {
   readonly parameterRounding: "nearest" | "stochastic";
   /** Parameters and gradients can be read four elements at a time. */
   readonly aligned: boolean;
+  /** Both have 16 bits and can be read eight elements at a time. */
+  readonly paired: boolean;
   /** Parameter bindings, and as many gradient bindings. */
   readonly slots: number;
   /** Segments that a job list has room for. */
@@ -47,7 +50,11 @@ export interface KernelSpec {
   readonly quads: number;
   /** Passes before the update take four elements at a time. */
   readonly wide: boolean;
+  /** Columns are a multiple of this power of two; 0 where nothing is known of rows. */
+  readonly rowUnit: number;
   readonly mode: Mode;
+  /** The device has subgroups. */
+  readonly subgroups: boolean;
 }
 
 /** A state of the program, and where it is found. */
@@ -94,6 +101,10 @@ export interface KernelShape {
   readonly quads: number;
   /** How far an invocation's quads lie apart, see rows.ts; 0 where they lie side by side. */
   readonly stride: number;
+  /** What an invocation takes lies in one row of the tensor. */
+  readonly oneRow: boolean;
+  /** What an invocation takes lies inside its segment, all of it. */
+  readonly whole: boolean;
   /** Words of 4 * quads elements that one invocation takes in turn; 1 unless solo. */
   readonly run: number;
   /** Blocks of a tile (a workgroup's elements), over all states. */
@@ -129,10 +140,14 @@ export function kernelShape(spec: KernelSpec): KernelShape {
   const quads = Math.max(
     spec.quads,
     row > 0 ? quadsOfRows : 1,
+    spec.paired ? 2 : 1,
     ...widths.map((width) => 8 / width),
     ...(spec.solo ? [] : blocks.map((size) => size / (4 * workgroup))),
   );
   const stride = row / (4 * quads);
+  const oneRow = !spec.solo && spec.rowUnit >= Math.max(row, 4 * quads);
+  const whole =
+    oneRow || (spec.paired ? quads === 2 : spec.aligned && quads === 1);
   const run = spec.solo ? Math.max(16, ...blocks) / (4 * quads) : 1;
 
   // Beside more states lines have no room in 16 KiB of workgroup memory.
@@ -213,6 +228,8 @@ export function kernelShape(spec: KernelSpec): KernelShape {
     small: usesSmall(program, formats),
     quads,
     stride,
+    oneRow,
+    whole,
     run,
     peaks,
     tables: Int32Array.from(words),
@@ -223,34 +240,33 @@ export function kernelShape(spec: KernelSpec): KernelShape {
 }
 
 /**
- * The block that rows.ts takes: where two states have 8 bits and blocks of one
- * size, and the tensor is large enough for a dispatch of its own. One state is
- * too little work to gain by it; several tensors a dispatch lost by it.
+ * The block that rows.ts takes, or 0. All states with blocks have one size, and
+ * two have 8 bits: one is too little work to gain by it. Or some have 4 bits:
+ * then quads side by side would be read and written in strides. The tensor is
+ * large enough for a dispatch of its own: several a dispatch lost by it.
  */
 function rowOf(
-  { solo, mode, segments }: KernelSpec,
+  { solo, mode, segments, paired }: KernelSpec,
   states: readonly StateSpec[],
 ): number {
-  if (solo || mode !== "update" || segments > 1) return 0;
+  if (solo || paired || mode !== "update" || segments > 1) return 0;
   const quantized = states.flatMap(({ format }) =>
     format.kind === "quantized" ? format : [],
   );
-  const size = quantized[0]?.blockSize ?? 0;
+  const size = quantized.find(({ scale }) => scale === "block")?.blockSize ?? 0;
   const fits = (format: QuantizedFormat) =>
-    format.scale === "block" &&
     !format.correctScale &&
-    storedBits(format.bits) === 8 &&
-    format.blockSize === size;
-  return quantized.length === 2 &&
+    storedBits(format.bits) >= 4 &&
+    (isRank1(format) ||
+      (format.scale === "block" && format.blockSize === size));
+  const narrow = quantized.some(({ bits }) => storedBits(bits) === 4);
+  return (narrow || quantized.length === 2) &&
     size >= 8 * quadsOfRows &&
     size <= 1024 &&
     quantized.every(fits)
     ? size
     : 0;
 }
-
-/** Quads that an invocation takes of a block: one took 4 %, four 9 % longer. */
-const quadsOfRows = 2;
 
 /** Lines where there are some: see lines.ts. */
 function tableFor(

@@ -264,8 +264,8 @@ export function lineFunction(
   return `
 fn encode_${name}(x: vec4f, index: u32) -> u32 {
   ${fold === undefined ? "" : "let bits = bitcast<vec4u>(x);"}
-  let part = ((${moved}) >> vec4u(${shift}u)) & vec4u(${pairs.length / 2 - 1}u);
-${each.map((i) => `  let line${i} = lines_${name}[part[${i}]];`).join("\n")}
+  let part = (${moved}) >> vec4u(${shift}u);
+${each.map((i) => `  let line${i} = lines_${name}[part[${i}] % ${pairs.length / 2}u];`).join("\n")}
   let y = fma(vec4f(${each.map((i) => `line${i}.x`).join(", ")}), x, vec4f(${each.map((i) => `line${i}.y`).join(", ")}));
   let codes = bitcast<vec4u>(y + vec4f(${integers + bias}.0));
   return ${packIntegers("codes", width)};

@@ -6,7 +6,7 @@
  * Several tensors in buffers of their own go through one dispatch: each has a
  * pair of bindings (a slot), and a switch on the segment's slot picks it.
  */
-import type { ElementType, KernelShape } from "./kernel.ts";
+import type { ElementType, KernelShape, KernelSpec } from "./kernel.ts";
 import { quadAt } from "./parts.ts";
 import { reportWords } from "./report.ts";
 
@@ -18,18 +18,26 @@ export const firstSlotBinding = 6;
 export const elementBytes = (type: ElementType): number =>
   type === "float32" ? 4 : 2;
 
-export function loadFunctions(shape: KernelShape): string {
+/** Declarations of the slots, and functions that load from them; `access` is that of the parameters. */
+export function loadFunctions(
+  shape: KernelShape,
+  access: "read" | "read_write",
+): string {
   const { parameterType, gradientType, slots } = shape.spec;
   return [
-    ...slotDeclarations("p", parameterType, "read_write", 0, shape),
+    ...slotDeclarations("p", parameterType, access, 0, shape),
     ...slotDeclarations("g", gradientType, "read", slots, shape),
     loadFunction("p", parameterType, shape),
     loadFunction("g", gradientType, shape),
   ].join("\n");
 }
 
-/** What one access moves: four elements, or as little as a binding holds. */
-function accessType(type: ElementType, aligned: boolean): string {
+/** What one access moves: four or eight elements, or as little as a binding holds. */
+function accessType(
+  type: ElementType,
+  { aligned, paired }: KernelSpec,
+): string {
+  if (paired) return "vec4u";
   if (type === "float32") return aligned ? "vec4f" : "f32";
   return aligned ? "vec2u" : "u32";
 }
@@ -39,29 +47,33 @@ function slotDeclarations(
   type: ElementType,
   access: string,
   after: number,
-  { spec: { slots, aligned } }: KernelShape,
+  { spec }: KernelShape,
 ): string[] {
   return Array.from(
-    { length: slots },
+    { length: spec.slots },
     (_, slot) =>
-      `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${accessType(type, aligned)}>;`,
+      `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${accessType(type, spec)}>;`,
   );
 }
 
+/** Elements that one access of the slots moves, and their offsets count. */
+export const elementsOf = ({ aligned, paired }: KernelSpec): number =>
+  paired ? 8 : aligned ? 4 : 1;
+
 /** Declarations of the slots, and `one_p(i)` and `one_g(i)`: one element of a segment. */
 export function oneFunctions(shape: KernelShape): string {
-  const { parameterType, gradientType, slots, aligned } = shape.spec;
+  const { parameterType, gradientType, slots } = shape.spec;
+  const each = elementsOf(shape.spec);
   const one = (name: "p" | "g", type: ElementType, after: number) => {
-    const access = name === "p" ? "read_write" : "read";
     const word =
       type === "float32"
         ? (slot: number) => `return ${name}_${slot}[at];`
         : (slot: number) =>
             `${type === "float16" ? `return unpack2x16float(${name}_${slot}[at / 2u])[at % 2u];` : `return bitcast<f32>((${name}_${slot}[at / 2u] >> (16u * (at % 2u))) << 16u);`}`;
     return `
-${Array.from({ length: slots }, (_, slot) => `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, ${access}> ${name}_${slot}: array<${type === "float32" ? "f32" : "u32"}>;`).join("\n")}
+${Array.from({ length: slots }, (_, slot) => `@group(0) @binding(${firstSlotBinding + after + slot}) var<storage, read> ${name}_${slot}: array<${type === "float32" ? "f32" : "u32"}>;`).join("\n")}
 fn one_${name}(i: u32) -> f32 {
-  let at = ${aligned ? "4u * " : ""}here.${name}_at + i;
+  let at = ${each > 1 ? `${each}u * ` : ""}here.${name}_at + i;
   ${onSlot(name, slots, word)}
 }`;
   };
@@ -93,9 +105,24 @@ const unpack: Readonly<
 function loadFunction(
   name: string,
   type: ElementType,
-  { spec: { slots, aligned } }: KernelShape,
+  { spec: { slots, aligned, paired } }: KernelShape,
 ): string {
   const at = `here.${name}_at`;
+  if (paired && type !== "float32") {
+    const half = (low: string, high: string) =>
+      `vec4f(${unpack[type](`pair.${low}`)}, ${unpack[type](`pair.${high}`)})`;
+    return `
+fn pair_${name}(at: u32) -> vec4u {
+  let i = ${at} + at;
+  ${onSlot(name, slots, (slot) => `return ${name}_${slot}[i];`)}
+}
+fn low_${name}(pair: vec4u) -> vec4f { return ${half("x", "y")}; }
+fn high_${name}(pair: vec4u) -> vec4f { return ${half("z", "w")}; }
+fn load_${name}(quad: u32) -> vec4f {
+  let pair = pair_${name}(quad / 2u);
+  return select(low_${name}(pair), high_${name}(pair), quad % 2u == 1u);
+}`;
+  }
   if (aligned) {
     const value = type === "float32" ? "vec4f" : "vec2u";
     const result =
@@ -143,9 +170,9 @@ export function storeFunctions(shape: KernelShape): string {
       : "";
   return `
 ${packFunction(shape)}
-${storeQuad(shape)}
+${spec.paired ? storePair(shape) : storeQuad(shape)}
 fn store_parameter(at: u32, lane: Lane) {
-${Array.from({ length: quads }, (_, k) => `  store_p(${quadAt(shape, k)}, lane.p${k});`).join("\n")}${counted}
+${spec.paired ? Array.from({ length: quads / 2 }, (_, k) => `  store_pair(at * ${quads / 2}u + ${k}u, lane.p${2 * k}, lane.p${2 * k + 1});`).join("\n") : Array.from({ length: quads }, (_, k) => `  store_p(${quadAt(shape, k)}, lane.p${k});`).join("\n")}${counted}
 }`;
 }
 
@@ -154,15 +181,16 @@ function packFunction({ spec }: KernelShape): string {
   if (type === "float32") return "";
   if (type === "bfloat16")
     return `
-/// The upper halves, rounded; infinities and NaN keep their upper bits.
-fn round_p(v: vec4f, index: u32) -> vec4u {
-  let bits = bitcast<vec4u>(v);
-  let more = ${rounding === "stochastic" ? "random_bits(here.p_key, index) >> vec4u(16u)" : "vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u))"};
-  return select(bits + more, bits, not_finite(v)) >> vec4u(16u);
-}
+/// The upper halves, rounded; infinities and NaN keep their upper bits: without
+/// lower ones nothing carries into them.
 fn pack_p(v: vec4f, index: u32) -> vec2u {
-  let halves = round_p(v, index);
-  return vec2u(halves.x | (halves.y << 16u), halves.z | (halves.w << 16u));
+  var bits = bitcast<vec4u>(v);
+  let sum = abs(v);
+  if ((bitcast<u32>(sum.x + sum.y + sum.z + sum.w) & 0x7fffffffu) >= 0x7f800000u) {
+    bits &= select(vec4u(0xffffffffu), vec4u(0xffff0000u), not_finite(v));
+  }
+  bits += ${rounding === "stochastic" ? "random_bits(here.p_key, index) >> vec4u(16u)" : "vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u))"};
+  return vec2u((bits.x >> 16u) | (bits.y & 0xffff0000u), (bits.z >> 16u) | (bits.w & 0xffff0000u));
 }`;
   const rounded =
     rounding === "stochastic"
@@ -180,14 +208,24 @@ fn pack_p(v: vec4f, index: u32) -> vec2u {${rounded}
 }`;
 }
 
-function storeQuad({ spec, quads }: KernelShape): string {
+function storePair({ spec: { slots }, whole }: KernelShape): string {
+  return `
+fn store_pair(at: u32, low: vec4f, high: vec4f) {
+  ${!whole ? "if (8u * at >= here.length) { return; }" : ""}
+  let packed = vec4u(pack_p(low, 8u * at + here.index), pack_p(high, 8u * at + 4u + here.index));
+  let i = here.p_at + at;
+  ${onSlot("p", slots, (slot) => `p_${slot}[i] = packed;`)}
+}`;
+}
+
+function storeQuad({ spec, quads, whole }: KernelShape): string {
   const { parameterType: type, aligned, slots } = spec;
   const packed =
     type === "float32" ? "" : "let packed = pack_p(v, 4u * quad + here.index);";
   if (aligned)
     return `
 fn store_p(quad: u32, v: vec4f) {
-  ${quads > 1 ? "if (4u * quad >= here.length) { return; }" : ""}
+  ${quads > 1 && !whole ? "if (4u * quad >= here.length) { return; }" : ""}
   ${packed}
   let i = here.p_at + quad;
   ${onSlot("p", slots, (slot) => `p_${slot}[i] = ${type === "float32" ? "v" : "packed"};`)}

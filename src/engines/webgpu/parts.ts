@@ -19,6 +19,10 @@ export const peakIndex = (shape: KernelShape, state: QuantizedState) =>
 export const skipped = ({ spec }: KernelShape) =>
   spec.guarded ? `atomicLoad(&report[${reportWords.skip}]) != 0u` : "false";
 
+/** Rows that may end within what an invocation takes have a function of their own for it. */
+export const hasEdge = ({ spec, stride, whole }: KernelShape) =>
+  spec.aligned && stride > 0 && !whole;
+
 /** A part of the text for each four elements of an invocation. */
 export const perQuad = <T>(
   { quads }: KernelShape,

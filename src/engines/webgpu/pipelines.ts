@@ -48,6 +48,8 @@ export class Pipeline {
 export interface Kernel {
   readonly shape: KernelShape;
   readonly layout: GPUBindGroupLayout;
+  /** Of the passes, if there are any. */
+  readonly passLayout: GPUBindGroupLayout | undefined;
   readonly tables: GPUBuffer | undefined;
   readonly jobBytes: number;
   readonly update: Pipeline;
@@ -98,8 +100,18 @@ export function bindGroupLayout(
   });
 }
 
-export function kernelBindings(shape: KernelShape): Entry[] {
+/**
+ * What an update is bound to, or a pass before it: that writes nothing but what
+ * is not per element, which the update only reads. Compilers make more of reads
+ * when nobody writes.
+ */
+export function kernelBindings(
+  shape: KernelShape,
+  use: "update" | "pass" = "update",
+): Entry[] {
   const { spec, quantized, halves, floats, small } = shape;
+  const written = use === "update" ? "storage" : "read-only-storage";
+  const measured = use === "update" ? "read-only-storage" : "storage";
   const slots = (after: number, type: GPUBufferBindingType) =>
     Array.from({ length: spec.slots }, (_, slot) => ({
       binding: firstSlotBinding + after + slot,
@@ -111,12 +123,12 @@ export function kernelBindings(shape: KernelShape): Entry[] {
       ? ([{ binding: 1, type: "read-only-storage" }] as const)
       : []),
     ...(quantized.length + halves.length > 0
-      ? ([{ binding: 3, type: "storage" }] as const)
+      ? [{ binding: 3, type: written } as const]
       : []),
-    { binding: 2, type: "storage" },
-    ...(floats.length > 0 ? ([{ binding: 4, type: "storage" }] as const) : []),
-    ...(small ? ([{ binding: smallBinding, type: "storage" }] as const) : []),
-    ...slots(0, "storage"),
+    { binding: 2, type: written },
+    ...(floats.length > 0 ? [{ binding: 4, type: written } as const] : []),
+    ...(small ? [{ binding: smallBinding, type: measured } as const] : []),
+    ...slots(0, written),
     ...slots(spec.slots, "read-only-storage"),
   ];
 }
@@ -132,6 +144,10 @@ export function slotLimit(device: GPUDevice, shape: KernelShape): number {
 export function createKernel(device: GPUDevice, spec: KernelSpec): Kernel {
   const shape = kernelShape(spec);
   const layout = bindGroupLayout(device, kernelBindings(shape));
+  const passLayout =
+    shape.passes.length > 0
+      ? bindGroupLayout(device, kernelBindings(shape, "pass"))
+      : undefined;
   const whole = shape.quantized.some(({ format }) => format.scale === "tensor");
   const label = `lowbit ${spec.program.owner}`;
   let tables: GPUBuffer | undefined;
@@ -147,6 +163,7 @@ export function createKernel(device: GPUDevice, spec: KernelSpec): Kernel {
   return {
     shape,
     layout,
+    passLayout,
     tables,
     jobBytes: jobBytes(shape),
     update: pipeline(device, kernelCode(spec), layout, label),
@@ -162,7 +179,7 @@ export function createKernel(device: GPUDevice, spec: KernelSpec): Kernel {
       pipeline(
         device,
         passKernelCode(shape, pass),
-        layout,
+        passLayout!,
         `${label} pass ${pass + 1}`,
       ),
     ),

@@ -84,6 +84,7 @@ fn main(
   let first_row = matrix * job.list[own].rows + (strip % job.list[own].strips) * job.list[own].strip_rows;
   let end_row = min((matrix + 1u) * job.list[own].rows, first_row + job.list[own].strip_rows);
   let column = (column_tile << lane_bits) + x;
+  ${wide ? "load_columns(column, matrix);" : ""}
 ${each((take, i) => `  var sum${i} = ${start(take)};`)}
   for (var block = first_row; block < end_row; block += ${deep}u * side) {
 ${wide ? readTogether(takes, deep, width) : readInTurn(takes, deep, width)}
@@ -103,7 +104,7 @@ ${each(
     workgroupBarrier();
     if (part == 0u && block + q < end_row) {
       for (var e = 1u; e < parts; e += 1u) { row${i} = ${joined(take, `row${i}`, "fold[invocation + e]")}; }
-      smalls[here.t${pass}_${i} + ((block + q) * column_tiles + column_tile) * here.parts + here.part] = row${i};
+      smalls[here.t${pass}_${i} + (column_tile * here.parts + here.part) * here.matrices * here.rows + block + q] = row${i};
     }`,
   "row",
 )}
@@ -145,13 +146,13 @@ const keep = (
     ? `rows${i}[${s} * ${width}u + invocation] = ${value};`
     : `sum${i} = ${joined(take, `sum${i}`, value)};`;
 
-/** Rows one after the other: less code, for software drivers. */
+/** Rows one after the other: less code, for software drivers. Below the segment's first element a difference is large. */
 function readInTurn(takes: readonly Take[], deep: number, width: number) {
   return `    for (var s = 0u; s < ${deep}u; s += 1u) {
       let row = block + s * side + y;
       let element = row * columns + column;
       var taken = Taken(${takes.map(neutral).join(", ")});
-      if (column < columns && row < end_row && element >= here.index && element - here.index < here.length) {
+      if (column < columns && row < end_row && element - here.index < here.length) {
         taken = take(element - here.index, row, column, matrix);
       }
 ${takes.map((take, i) => `      ${keep(take, i, "s", `taken.v${i}`, width)}`).join("\n")}
@@ -167,7 +168,7 @@ function readTogether(takes: readonly Take[], deep: number, width: number) {
     ...each.map(
       (s) => `    let row_${s} = block + ${s}u * side + y;
     let element_${s} = 4u * (row_${s} * columns + column);
-    let inside_${s} = column < columns && row_${s} < end_row && element_${s} >= here.index && element_${s} - here.index < here.length;
+    let inside_${s} = column < columns && row_${s} < end_row && element_${s} - here.index < here.length;
     let taken_${s} = take(select(0u, (element_${s} - here.index) / 4u, inside_${s}), row_${s}, column, matrix);`,
     ),
     ...each.flatMap((s) =>
@@ -276,49 +277,58 @@ function wideTakeFunction(shape: KernelShape, takes: readonly Take[]): string {
   const needed = states.filter(
     ({ name, index }) => inputs.has(name) || takesState(takes, index),
   );
+  // Of the columns that an invocation has in every row: loaded once.
+  const columns = new Map<string, string>();
+  const ofColumns = (name: string, at: string) => {
+    columns.set(name, at);
+    return `columns_${name}`;
+  };
   const { statements, results } = printWgsl(program, wanted, {
     type: "vec4f",
     input: (name) => (name === "p" || name === "g" ? name : `old_${name}`),
     uniform: (index) => `here.u${index}`,
     small: (index, kind) =>
       kind === "column"
-        ? `four(here.n${index} + matrix * here.columns + 4u * column)`
+        ? ofColumns(
+            `n${index}`,
+            `here.n${index} + matrix * here.columns + 4u * column`,
+          )
         : `vec4f(smalls[here.n${index}${{ one: "", matrix: " + matrix", row: " + row", element: "" }[kind]}])`,
   });
   const resultOf = (node: number) => results[wanted.indexOf(node)]!;
-  const outside = aligned ? "" : "!inside";
+  const heeded = scaled ? heededNodes(program, takes).map(resultOf) : [];
   const values = takes.map((take, i) => {
-    let value: string;
-    const hidden = [outside].filter(Boolean);
-    if (take.of.kind === "rank1") {
-      const { state } = take.of;
-      const { name } = states.find(({ index }) => index === state)!;
-      const fresh = resultOf(program.outputs.get(name)!);
-      value = `abs(${skip ? `select(${fresh}, old_${name}, left_out)` : fresh})`;
-    } else {
-      value = resultOf((program.nodes[take.of.node] as { a: number }).a);
-      if (skip) hidden.push("bad", `not_finite(${value})`);
-    }
-    if (hidden.length > 0)
-      value = `select(${value}, vec4f(${neutral(take)}), ${hidden.join(" | ")})`;
     const all = (["x", "y", "z", "w"] as const)
       .map((c) => `w${i}.${c}`)
       .reduce((a, b) =>
         take.how === "max" ? `max(${a}, ${b})` : `(${a} + ${b})`,
       );
-    return {
-      statement: `  let w${i} = ${value};`,
-      result: take.over === "column" ? `w${i}` : all,
-    };
+    const over = take.over === "column" ? `w${i}` : all;
+    if (take.of.kind === "rank1") {
+      const { state } = take.of;
+      const { name } = states.find(({ index }) => index === state)!;
+      const fresh = resultOf(program.outputs.get(name)!);
+      return { over, value: `abs(${fresh})`, fresh, kept: `abs(old_${name})` };
+    }
+    const value = resultOf((program.nodes[take.of.node] as { a: number }).a);
+    return { over, value, fresh: value, kept: undefined };
   });
+  const watched = [...new Set(["g", ...heeded, ...values.map((v) => v.fresh)])];
+  // As in the update: one look at a sum of magnitudes, and at each if it fails.
+  const guard = `
+  let watch = ${watched.map((value) => `abs(${value})`).join(" + ")};
+  if (((bitcast<u32>(watch.x + watch.y + watch.z + watch.w)) & 0x7fffffffu) >= 0x7f800000u) {
+    let bad = not_finite(g);
+${scaled ? `    let left_out = bad${heeded.map((node) => ` | not_finite(${node})`).join("")};` : ""}
+${values
+  .map(({ value, kept }, i) =>
+    kept
+      ? `    w${i} = select(${value}, ${kept}, left_out);`
+      : `    w${i} = select(${value}, vec4f(${neutral(takes[i]!)}), bad | not_finite(${value}));`,
+  )
+  .join("\n")}
+  }`;
   // Codebooks in workgroup memory: reads of storage in all directions are slow.
-  let near = 0;
-  const nearAt = new Map(
-    quantized.map(({ name, width }) => [
-      name,
-      (near += 2 ** width) - 2 ** width,
-    ]),
-  );
   const loadFour = ({ name, index, format }: StateSpec): string => {
     const at = `here.${name}_at`;
     if (format.bits === 32) return `floats[${at} + quad]`;
@@ -329,23 +339,30 @@ function wideTakeFunction(shape: KernelShape, takes: readonly Take[]): string {
     const each = 8 / width;
     const bits = `(codes[${at} + quad / ${each}u] >> (${4 * width}u * (quad % ${each}u)))`;
     const scale = isRank1(own)
-      ? `min(vec4f(smalls[here.${name}_lead + ${leadIndex(own, "row", "4u * column")}]), four(here.${name}_last + ${lastIndex(own, "row", "4u * column")}))`
+      ? `min(vec4f(smalls[here.${name}_lead + ${leadIndex(own, "row", "4u * column")}]), ${own.scale === "rank1" ? ofColumns(name, `here.${name}_last + ${lastIndex(own, "row", "4u * column")}`) : `four(here.${name}_last + ${lastIndex(own, "row", "4u * column")})`})`
       : own.scale === "block"
         ? `bitcast<f32>(codes[here.${name}_scales + quad / ${own.blockSize / 4}u])`
         : `bitcast<f32>(report[here.${name}_peak])`;
     const value = (j: number) =>
-      `near[${nearAt.get(name)}u + ((${bits} >> ${j * width}u) & ${2 ** width - 1}u)]`;
+      `near_${name}[(${bits} >> ${j * width}u) % ${2 ** width}u]`;
     return `vec4f(${[0, 1, 2, 3].map(value).join(", ")}) * ${scale}`;
   };
   const load = (name: "p" | "g") =>
     `  let ${name} = load_${name}(quad)${name === "g" && clip ? ` * bitcast<f32>(report[${reportWords.factor}])` : ""};`;
+  const olds = needed.map(
+    (state) => `  let old_${state.name} = ${loadFour(state)};`,
+  );
   return `
-${loadFunctions(shape)}
+${loadFunctions(shape, "read")}
+${[...columns.keys()].map((name) => `var<private> columns_${name}: vec4f;`).join("\n")}
+fn load_columns(column: u32, matrix: u32) {
+${[...columns].map(([name, at]) => `  columns_${name} = four(${at});`).join("\n")}
+}
 ${
-  near > 0
-    ? `var<workgroup> near: array<f32, ${near}>;
+  quantized.length > 0
+    ? `${quantized.map(({ name, width }) => `var<workgroup> near_${name}: array<f32, ${2 ** width}>;`).join("\n")}
 fn load_near(invocation: u32) {
-${quantized.map(({ name, width, valuesAt }) => `  for (var i = invocation; i < ${2 ** width}u; i += ${passWorkgroup(spec.solo)}u) { near[${nearAt.get(name)}u + i] = bitcast<f32>(tables[${valuesAt}u + i]); }`).join("\n")}
+${quantized.map(({ name, width, valuesAt }) => `  for (var i = invocation; i < ${2 ** width}u; i += ${passWorkgroup(spec.solo)}u) { near_${name}[i] = bitcast<f32>(tables[${valuesAt}u + i]); }`).join("\n")}
 }`
     : ""
 }
@@ -357,18 +374,16 @@ fn four(at: u32) -> vec4f { return vec4f(smalls[at], smalls[at + 1u], smalls[at 
 fn take(quad: u32, row: u32, column: u32, matrix: u32) -> Taken {
 ${inputs.has("p") ? load("p") : ""}
 ${skip || inputs.has("g") ? load("g") : ""}
-${needed.map((state) => `  let old_${state.name} = ${loadFour(state)};`).join("\n")}
+${olds.join("\n")}
 ${statements.map((line) => `  ${line}`).join("\n")}
-${aligned ? "" : "  let inside = 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(here.length);"}
-${skip ? "  let bad = not_finite(g);" : ""}
+${values.map(({ value }, i) => `  var w${i} = ${value};`).join("\n")}
+${skip ? guard : ""}
 ${
-  skip && scaled
-    ? `  let left_out = bad${heededNodes(program, takes)
-        .map((node) => ` | not_finite(${resultOf(node)})`)
-        .join("")};`
-    : ""
+  aligned
+    ? ""
+    : `  let inside = 4u * vec4u(quad) + vec4u(0u, 1u, 2u, 3u) < vec4u(here.length);
+${takes.map((take, i) => `  w${i} = select(vec4f(${neutral(take)}), w${i}, inside);`).join("\n")}`
 }
-${values.map(({ statement }) => statement).join("\n")}
-  return Taken(${values.map(({ result }) => result).join(", ")});
+  return Taken(${values.map(({ over }) => over).join(", ")});
 }`;
 }

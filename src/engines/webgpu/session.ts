@@ -311,12 +311,12 @@ export class WebGPUSession implements Session {
   #record(pass: GPUComputePassEncoder, dispatches: readonly Dispatch[]): void {
     const run = (
       pipeline: Pipeline | undefined,
-      { bindGroup }: Dispatch,
+      bindGroup: GPUBindGroup | undefined,
       groups: readonly [number, number],
     ) => {
       if (!pipeline) return;
       pass.setPipeline(pipeline.get());
-      pass.setBindGroup(0, bindGroup);
+      pass.setBindGroup(0, bindGroup!);
       pass.dispatchWorkgroups(...groups);
     };
     this.#small?.record(pass, 0);
@@ -326,11 +326,13 @@ export class WebGPUSession implements Session {
     );
     for (let number = 0; number < passes; number++) {
       for (const one of dispatches)
-        run(one.kernel.passes[number], one, one.tiles);
+        run(one.kernel.passes[number], one.passBindGroup, one.tiles);
       this.#small!.record(pass, number + 1);
     }
-    for (const one of dispatches) run(one.kernel.measure, one, one.groups);
-    for (const one of dispatches) run(one.kernel.update, one, one.groups);
+    for (const { kernel, bindGroup, groups } of dispatches)
+      run(kernel.measure, bindGroup, groups);
+    for (const { kernel, bindGroup, groups } of dispatches)
+      run(kernel.update, bindGroup, groups);
     this.#small?.finish(pass);
   }
 

@@ -13,7 +13,7 @@ import {
   spreadCode,
   tasksOf,
 } from "./combine.ts";
-import { evaluateCode, lastLevel, recordFields } from "./evaluate.ts";
+import { evaluateStages, lastLevel, recordFields } from "./evaluate.ts";
 import { bindGroupLayout, pipeline, type Pipeline } from "./pipelines.ts";
 import { passWorkgroup, type SmallPlaces } from "./small.ts";
 
@@ -25,9 +25,16 @@ export interface SmallTensor {
   readonly places: SmallPlaces;
 }
 
-/** A program's pipelines by level; the last one follows the update. */
+/** One dispatch for all tensors of a kind. */
+interface KindStage {
+  readonly pipeline: Pipeline;
+  /** Workgroups that share a tensor. */
+  readonly chunks: number;
+}
+
+/** A program's stages by level; the last ones follow the update. */
 interface Kind {
-  readonly levels: readonly (Pipeline | undefined)[];
+  readonly levels: readonly (readonly KindStage[])[];
   readonly fields: readonly string[];
 }
 
@@ -35,6 +42,7 @@ interface Dispatch {
   readonly pipeline: Pipeline;
   readonly bindGroup: GPUBindGroup;
   readonly groups: number;
+  readonly chunks: number;
 }
 
 /** A range of the data buffer, until there is one. */
@@ -45,7 +53,12 @@ interface Draft {
   readonly bytes: number;
   readonly chunk: number;
   readonly groups: number;
+  readonly chunks: number;
 }
+
+/** Rows or columns from which on several workgroups share a tensor. */
+const longFrom = 2048;
+const mostChunks = 64;
 
 export class SmallSteps {
   readonly #device: GPUDevice;
@@ -86,17 +99,35 @@ export class SmallSteps {
       pipeline(device, code, layout, "lowbit small");
     this.#combine = compiled(combineCode, this.#tasks);
     this.#spread = compiled(spreadCode, this.#tasks);
+    const lengths = new Map<string, number>();
+    for (const { key, plan } of tensors) {
+      const { matrices, rows, columns } = geometryOf(plan.shape);
+      const longest = matrices * Math.max(rows, columns);
+      lengths.set(key, Math.max(longest, lengths.get(key) ?? 0));
+    }
+    const workgroup = passWorkgroup(solo);
     for (const { key, plan } of tensors) {
       if (this.#kinds.has(key)) continue;
       const { program, formats } = plan;
+      const longest = lengths.get(key)!;
+      const chunks = Math.min(mostChunks, Math.ceil(longest / workgroup));
       const levels = Array.from(
         { length: lastLevel(program, formats) + 1 },
         (_, level) =>
-          evaluateCode(program, formats, level, passWorkgroup(solo)),
+          evaluateStages(
+            program,
+            formats,
+            level,
+            workgroup,
+            longest >= longFrom,
+          ),
       );
       this.#kinds.set(key, {
-        levels: levels.map((code) =>
-          code === undefined ? undefined : compiled(code, this.#records),
+        levels: levels.map((stages) =>
+          stages.map(({ code, spread }) => ({
+            pipeline: compiled(code, this.#records),
+            chunks: spread ? chunks : 1,
+          })),
         ),
         fields: recordFields(program, formats),
       });
@@ -108,7 +139,7 @@ export class SmallSteps {
     return [
       this.#combine,
       this.#spread,
-      ...levels.flatMap((level) => level ?? []),
+      ...levels.flat().map(({ pipeline }) => pipeline),
     ];
   }
 
@@ -151,13 +182,14 @@ export class SmallSteps {
               layout: this.#tasks,
               chunk,
               groups,
+              chunks: 1,
             });
         };
         add(packTasks(tasks.flatMap(({ first }) => first)), this.#combine);
         add(packTasks(tasks.flatMap(({ leading }) => leading)), this.#combine);
         add(packSpreads(tasks.flatMap(({ spreads }) => spreads)), this.#spread);
       }
-      for (const [key, { levels: pipelines, fields }] of this.#kinds) {
+      for (const [key, { levels: stages, fields }] of this.#kinds) {
         const kind = own.filter((tensor) => tensor.key === key);
         if (kind.length === 0) continue;
         const words = new Uint32Array(fields.length * kind.length);
@@ -174,17 +206,17 @@ export class SmallSteps {
               at: offset + 4 * (fields.length * i + first),
             });
         });
-        pipelines.forEach((pipeline, level) => {
-          if (!pipeline) return;
-          const last = level === pipelines.length - 1;
-          (last ? after : before[level]!).push({
-            pipeline,
-            layout: this.#records,
-            offset,
-            bytes,
-            chunk,
-            groups: kind.length,
-          });
+        stages.forEach((level, number) => {
+          const last = number === stages.length - 1;
+          for (const stage of level)
+            (last ? after : before[number]!).push({
+              ...stage,
+              layout: this.#records,
+              offset,
+              bytes,
+              chunk,
+              groups: kind.length,
+            });
         });
       }
     }
@@ -208,7 +240,8 @@ export class SmallSteps {
     });
   }
 
-  #bind({ pipeline, layout, offset, bytes, chunk, groups }: Draft): Dispatch {
+  #bind(draft: Draft): Dispatch {
+    const { pipeline, layout, offset, bytes, chunk, groups, chunks } = draft;
     const resources: GPUBindingResource[] = [
       { buffer: this.#buffer!, offset, size: bytes },
       { buffer: this.#arena.buffer(chunk) },
@@ -217,6 +250,7 @@ export class SmallSteps {
     return {
       pipeline,
       groups,
+      chunks,
       bindGroup: this.#device.createBindGroup({
         layout,
         entries: resources.map((resource, binding) => ({ binding, resource })),
@@ -251,11 +285,15 @@ export class SmallSteps {
 
   #run(pass: GPUComputePassEncoder, dispatches: readonly Dispatch[]): void {
     const most = this.#device.limits.maxComputeWorkgroupsPerDimension;
-    for (const { pipeline, bindGroup, groups } of dispatches) {
-      const rows = Math.ceil(groups / most);
+    for (const { pipeline, bindGroup, groups, chunks } of dispatches) {
+      // More workgroups than fit in a row are those of combine.ts, which has no chunks.
+      const rows = Math.max(chunks, Math.ceil(groups / most));
       pass.setPipeline(pipeline.get());
       pass.setBindGroup(0, bindGroup);
-      pass.dispatchWorkgroups(Math.ceil(groups / rows), rows);
+      pass.dispatchWorkgroups(
+        chunks > 1 ? groups : Math.ceil(groups / rows),
+        rows,
+      );
     }
   }
 

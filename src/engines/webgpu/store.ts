@@ -3,9 +3,9 @@ import { isCorrected } from "./correct.ts";
 import { floorField, type KernelShape, type QuantizedState } from "./kernel.ts";
 import { codeWords, hasPeak, isBlock, perQuad, quadAt } from "./parts.ts";
 import { wgslNumber } from "../../formula/wgsl.ts";
-import { storeRows } from "./rows.ts";
+import { narrowHalves, storeRows } from "./rows.ts";
 import { isRank1 } from "./small.ts";
-import { leastScales } from "./tiles.ts";
+import { rank1Scales } from "./tiles.ts";
 
 /** Every element has a scale of its own, that of a number by which nothing is divided being 0. */
 function storeByRank1(
@@ -15,17 +15,35 @@ function storeByRank1(
 ): string {
   const { name } = state;
   const count = codeWords(shape, state);
+  const cells = (k: number) =>
+    shape.oneRow ? "lane.cells" : `next_${name}${k}`;
+  const scales = rank1Scales(shape, state.format, name, "next", cells);
   // 1 / scale must not be subnormal: it would count as 0.
   return `
+${scales.before}
 ${perQuad(
   shape,
-  (k) => `  let next_${name}${k} = find_cells(${quadAt(shape, k)});
-  let scale_${name}${k} = ${leastScales(state.format, `here.${name}_next_lead`, `here.${name}_next_last`, `next_${name}${k}`)};
-  let down_${name}${k} = select(vec4f(1.0), vec4f(0x1p-32f), scale_${name}${k} >= vec4f(0x1p125f));
-  let inverse_${name}${k} = select(vec4f(0.0), vec4f(1.0) / (scale_${name}${k} * down_${name}${k}), scale_${name}${k} > vec4f(0.0));
-  let x_${name}${k} = (lane.${name}${k} * down_${name}${k}) * inverse_${name}${k}${scaling(state)};`,
+  (
+    k,
+  ) => `${shape.oneRow ? "" : `  let next_${name}${k} = find_cells(${quadAt(shape, k)});`}
+  let scale_${name}${k} = ${scales.of(k)};
+  var x_${name}${k} = lane.${name}${k} * (vec4f(1.0) / scale_${name}${k})${scaling(state)};
+  let least_${name}${k} = min(min(scale_${name}${k}.x, scale_${name}${k}.y), min(scale_${name}${k}.z, scale_${name}${k}.w));
+  if (least_${name}${k} < 0x1p-126f || ${scales.most ?? `largest(scale_${name}${k})`} >= 0x7e000000u) {
+    let down = select(vec4f(1.0), vec4f(0x1p-32f), scale_${name}${k} >= vec4f(0x1p125f));
+    let inverse = select(vec4f(0.0), vec4f(1.0) / (scale_${name}${k} * down), scale_${name}${k} > vec4f(0.0));
+    x_${name}${k} = (lane.${name}${k} * down) * inverse${scaling(state)};
+  }`,
 ).join("\n")}
-${Array.from({ length: count }, (_, i) => `  codes[here.${name}_at + at * ${count}u + ${i}u] = ${word(i)};`).join("\n")}`;
+${
+  shape.stride
+    ? storeRows(shape, state, (k) => codesOf(shape, state, k))
+    : Array.from(
+        { length: count },
+        (_, i) =>
+          `  codes[here.${name}_at + at * ${count}u + ${i}u] = ${word(i)};`,
+      ).join("\n")
+}`;
 }
 
 /** The floor of the preconditioner over the root of the new scale. */
@@ -49,7 +67,7 @@ const scaling = (state: QuantizedState): string =>
 
 /** Quads but the first may lie beyond the end. */
 const guarded = (shape: KernelShape, k: number, statement: string): string =>
-  k === 0
+  k === 0 || shape.whole
     ? `  ${statement}`
     : `  if (any(inside(${quadAt(shape, k)}))) { ${statement} }`;
 
@@ -134,6 +152,7 @@ ${
         )
         .join("\n")
 }
+${narrowHalves(shape)}
 fn store_states(at: u32, lane: Lane${quantized
     .filter(hasPeak)
     .map(({ name }) => `, peak_${name}: u32`)

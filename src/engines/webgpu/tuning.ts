@@ -1,6 +1,7 @@
 /** What a session may be told about how to run; the defaults are what was measured best. */
 import { storedBits } from "../../formats/pack.ts";
 import type { TensorPlan } from "../engine.ts";
+import type { KernelShape } from "./kernel.ts";
 
 /** How a session runs on its device; the defaults are what was measured best. */
 export interface Tuning {
@@ -10,12 +11,14 @@ export interface Tuning {
   readonly workgroup?: number;
   /** Fewest fours of elements that an invocation takes at a time. Default 1. */
   readonly quads?: number;
-  /** Most tiles that a workgroup takes in turn. Default 8, 4 for narrow codes. */
+  /** Most tiles that a workgroup takes in turn. Default 8, 4 or 5 where an invocation takes more than a quad. */
   readonly tiles?: number;
   /** Most tensors in buffers of their own that share a dispatch. */
   readonly slots?: number;
   /** Tensors of more elements have a dispatch of their own. */
   readonly alone?: number;
+  /** Whether neighbours may exchange through subgroups. Default: where the device has them. */
+  readonly subgroups?: boolean;
   /** Most bytes of a binding; larger tensors are cut. Default: the device's limit. */
   readonly binding?: number;
 }
@@ -34,8 +37,15 @@ export function resolveTuning(
     quads: tuning.quads ?? 1,
     slots: tuning.slots ?? Infinity,
     alone: tuning.alone ?? 2 ** 24,
+    subgroups: tuning.subgroups ?? device.features.has("subgroups"),
     binding: tuning.binding ?? device.limits.maxStorageBufferBindingSize,
   };
+}
+
+/** Most tiles that a workgroup takes in turn. */
+export function tilesFor({ quads, quantized }: KernelShape): number {
+  if (quads === 1) return 8;
+  return quantized.some(({ width }) => width < 8) ? 4 : 5;
 }
 
 /** Tiles of 1024 elements: with narrow codes an invocation takes more of them. */
