@@ -3,10 +3,15 @@
 
 import {
   adamw,
+  adamw4bit,
+  adamw4bitRank1,
   adamw8bit,
   createOptimizer,
   estimateMemory,
+  optimizerByName,
   sgd,
+  sgd4bit,
+  type FormatOptions,
   type OptimizerOptions,
   type Recipe,
 } from "lowbit";
@@ -119,6 +124,39 @@ describe("creating an optimizer", () => {
       "shape",
     ],
     [
+      "no recipe at all",
+      () => open({ a: 1 }, null as never),
+      "the first argument must be a recipe",
+    ],
+    [
+      "no parameters",
+      () => createOptimizer(adamw(), undefined as never, { device }),
+      "the parameters must be as in { w: { data: new Float32Array(6), shape: [2, 3] } }, given Undefined",
+    ],
+    [
+      "an array that does not say its shape",
+      () =>
+        createOptimizer(
+          adamw(),
+          { a: new Float32Array(4) as never },
+          { device },
+        ),
+      "the parameter 'a' must be as in { w: { data: new Float32Array(6), shape: [2, 3] } }, given Float32Array",
+    ],
+    [
+      "overrides that are no list",
+      () =>
+        open({ a: 1 }, adamw(), {
+          overrides: { match: "a", bits: 8 } as never,
+        }),
+      "overrides must be a list, such as [{ match: /bias/, weightDecay: 0 }], given object",
+    ],
+    [
+      "a maximal norm that is text",
+      () => open({ a: 1 }, adamw(), { maxGradNorm: "1" as never }),
+      "maxGradNorm must be above 0, given 1",
+    ],
+    [
       "half an element",
       () => createOptimizer(adamw(), { a: { shape: [1.5] } }, { device }),
       "the shape of 'a' must hold integers, 0 or more, given [1.5]",
@@ -156,6 +194,18 @@ describe("creating an optimizer", () => {
     ).rejects.toThrow(
       "'head' and 'wte' are the same array; give a tied weight once",
     );
+  });
+
+  test("with views that overlap is an error, with views side by side none", async () => {
+    const all = new Float32Array(10);
+    const views = (start: number) => ({
+      b: { data: all.subarray(start), shape: [10 - start] },
+      a: { data: all.subarray(0, 6), shape: [6] },
+    });
+    await expect(
+      createOptimizer(adamw(), views(5), { device }),
+    ).rejects.toThrow("'a' and 'b' overlap in memory; give a tied weight once");
+    (await createOptimizer(adamw(), views(6), { device })).dispose();
   });
 
   test("a shape of [] is one element, a 0 in it none", async () => {
@@ -334,6 +384,54 @@ describe("groups and overrides", () => {
       why: "override 0 (/w$/)",
     });
     expect(rows["h.1.w"]!.why).toBe("override 1 ('h.1.w')");
+  });
+
+  test("a state's format keeps what an override leaves out", async () => {
+    const words = async (recipe: Recipe, state: FormatOptions) => {
+      const overrides = [{ match: "wte", state: { m: state } }];
+      const { optimizer } = await open(sizes, recipe, { overrides });
+      const { formats } = optimizer
+        .memory()
+        .tensors.find(({ name }) => name === "wte")!;
+      // As the same option of the recipe has it.
+      const own = await open(sizes, {
+        ...recipe,
+        ...(optimizerByName(recipe.name) as typeof adamw)({
+          state: { m: state },
+        }),
+      });
+      expect(own.optimizer.memory().tensors.at(-1)!.formats).toEqual(formats);
+      return formats.m;
+    };
+    expect(await words(adamw4bit(), { rounding: "stochastic" })).toBe(
+      "4-bit signed nf4, block 128, stochastic rounding",
+    );
+    expect(await words(adamw4bit(), { bits: 4, blockSize: 64 })).toBe(
+      "4-bit signed nf4, block 64",
+    );
+    // NF4 has 4 bits; what else was said stays.
+    expect(await words(adamw4bit(), { bits: 8 })).toBe(
+      "8-bit signed dynamic, block 256",
+    );
+    expect(await words(sgd4bit(), { blockSize: 64 })).toBe(
+      "4-bit signed dynamic, block 64, stochastic rounding",
+    );
+    expect(await words(sgd4bit(), { bits: 16 })).toBe(
+      "bfloat16, stochastic rounding",
+    );
+    expect(await words(sgd4bit(), { bits: 32 })).toBe("float32");
+    const { optimizer } = await open(sizes, adamw4bitRank1(), {
+      overrides: [
+        { match: /./, state: { v: { blockSize: 64 } } },
+        { match: "wte", state: { v: { scale: "block" } } },
+        { match: "h.0.w", state: { v: { bits: 16 } } },
+      ],
+    });
+    const formats = Object.fromEntries(
+      optimizer.memory().tensors.map((row) => [row.name, row.formats.v]),
+    );
+    expect(formats.wte).toBe("4-bit unsigned linear-nozero, block 64");
+    expect(formats["h.0.w"]).toBe("bfloat16");
   });
 
   test("a pattern with the flag g or y matches every tensor, each time", async () => {

@@ -1,6 +1,11 @@
 // Errors in a formula read like a compiler's: the line, the text and a caret.
 
-import { defineOptimizer, FormulaError } from "lowbit";
+import {
+  createOptimizer,
+  defineOptimizer,
+  FormulaError,
+  type Recipe,
+} from "lowbit";
 import { describe, expect, test } from "vitest";
 
 /** The error of a formula; its optimizer has the states m and v, lr and beta. */
@@ -196,7 +201,74 @@ describe("a definition", () => {
       { scalars: () => ({ lr: 2 }) },
       "mine: 'lr' is both a hyperparameter and a step scalar",
     ],
+    [
+      "a key that is not one",
+      { states: {} },
+      "mine: unknown key 'states'; did you mean 'state'? There are name, hyper, state, update,",
+    ],
+    [
+      "no states",
+      { state: undefined },
+      "mine: state must be an object such as { m: 'signed' }, given undefined",
+    ],
+    [
+      "no hyperparameters",
+      { hyper: undefined },
+      "mine: hyper must be an object such as { lr: 1e-3 }, given undefined",
+    ],
+    [
+      "no update",
+      { update: undefined },
+      "mine: update must be text such as 'p = p - lr * g', given undefined",
+    ],
+    [
+      "a default that is text",
+      { hyper: { lr: "1e-3" } },
+      "mine: the default of 'lr' must be a finite number, true or false, given 1e-3",
+    ],
+    [
+      "a variant that is no form",
+      { variants: [{ when: () => true, state: { m: "signed" } }] },
+      "mine: update must be text",
+    ],
   ])("with %s is an error", (_, changes, message) => {
     expect(() => (define(changes) as () => unknown)()).toThrow(message);
   });
+
+  test.each([
+    ["is no number", () => ({ k: NaN }), "NaN"],
+    [
+      "goes missing",
+      (_: unknown, t: number) => (t === 1 ? { k: 1 } : {}),
+      "undefined",
+    ],
+    [
+      "grows out of bounds",
+      (_: unknown, t: number) => ({ k: 1 / (2 - t) }),
+      "Infinity",
+    ],
+  ])(
+    "whose scalar %s stops before anything changes",
+    async (_, scalars, given) => {
+      const data = Float32Array.of(1, 2);
+      const optimizer = await createOptimizer(
+        (
+          define({
+            scalars,
+            state: {},
+            update: "p = p - lr * k * g",
+          }) as unknown as () => Recipe
+        )(),
+        { w: { data, shape: [2] } },
+        { device: "reference" },
+      );
+      const step = () => optimizer.step({ w: Float32Array.of(1, 1) });
+      if (given !== "NaN") await step();
+      const before = [...data];
+      await expect(step()).rejects.toThrow(
+        `mine: the scalar 'k' of step ${given === "NaN" ? 1 : 2} must be a finite number, given ${given}`,
+      );
+      expect([...data]).toEqual(before);
+    },
+  );
 });

@@ -103,6 +103,15 @@ describe.each(engines)("$name", ({ open, close, skipReason }) => {
     );
   });
 
+  it("percentileClipping makes nothing of steps without a gradient", async () => {
+    const data = new Float32Array(size);
+    using optimizer = await make(descent(), data, { percentileClipping: 5 });
+    await optimizer.step({ w: new Float32Array(size) });
+    const before = data.slice();
+    await optimizer.step({ w: values(9) });
+    expect(data).toEqual(before.map((x, i) => x - values(9)[i]!));
+  });
+
   it("withAverage keeps a moving average and changes nothing else", async () => {
     const data = values(10);
     const plain = data.slice();
@@ -152,6 +161,21 @@ describe("schedules", () => {
     expect(schedules.constant({ lr: 3 })(1e6)).toBe(3);
     const stairs = schedules.steps({ lr: 1, every: 10, factor: 0.5 });
     expect([1, 10, 11, 21].map(stairs)).toEqual([1, 1, 0.5, 0.25]);
+  });
+
+  test("know a step 0, with which some hosts begin", () => {
+    const options = { lr: 2, steps: 100, every: 10 };
+    for (const name of [
+      "constant",
+      "linear",
+      "cosine",
+      "wsd",
+      "steps",
+    ] as const) {
+      expect(schedules[name](options)(0), name).toBe(2);
+      expect(schedules[name]({ ...options, warmup: 4 })(0), name).toBe(0);
+      expect(schedules[name]({ ...options, warmup: 4 })(4), name).toBe(2);
+    }
   });
 
   test("say what is wrong", () => {

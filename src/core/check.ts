@@ -5,19 +5,45 @@ import { codeBytes } from "../formats/pack.ts";
 import type { Parameter } from "./optimizer.ts";
 import type { TensorInfo } from "./options.ts";
 
-/** A tied weight given twice would be updated twice. */
+const kindOf = (given: unknown) =>
+  Object.prototype.toString.call(given).slice(8, -1);
+
+/** @throws TypeError for what is no parameters by name, with their shapes. */
+export function checkParameters(
+  parameters: Readonly<Record<string, Parameter>>,
+): void {
+  const check = (right: boolean, what: string, given: unknown) => {
+    if (!right)
+      throw new TypeError(
+        `createOptimizer: ${what} must be as in { w: { data: new Float32Array(6), shape: [2, 3] } }, given ${kindOf(given)}`,
+      );
+  };
+  check(kindOf(parameters) === "Object", "the parameters", parameters);
+  for (const [name, given] of Object.entries(parameters))
+    check(Array.isArray(given?.shape), `the parameter '${name}'`, given);
+}
+
+/** A tied weight given twice, or a part of one, would be updated twice. */
 export function checkShared(
   parameters: Readonly<Record<string, Parameter>>,
 ): void {
-  const owners = new Map<unknown, string>();
+  const views = new Map<ArrayBufferLike, [string, Float32Array][]>();
   for (const [name, { data }] of Object.entries(parameters)) {
     if (!(data instanceof Float32Array) || data.length === 0) continue;
-    const owner = owners.get(data);
-    if (owner !== undefined)
+    const list = views.get(data.buffer) ?? [];
+    views.set(data.buffer, list);
+    list.push([name, data]);
+  }
+  for (const list of views.values()) {
+    list.sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
+    list.slice(1).forEach(([name, data], i) => {
+      const [before, previous] = list[i]!;
+      if (previous.byteOffset + previous.byteLength <= data.byteOffset) return;
+      const same = previous.byteOffset === data.byteOffset;
       throw new TypeError(
-        `createOptimizer: '${owner}' and '${name}' are the same array; give a tied weight once`,
+        `createOptimizer: '${before}' and '${name}' ${same ? "are the same array" : "overlap in memory"}; give a tied weight once`,
       );
-    owners.set(data, name);
+    });
   }
 }
 
@@ -38,7 +64,7 @@ export function checkData(
   }
   if (engine.accepts?.(data)) return data;
   throw new TypeError(
-    `${owner} '${tensor.name}' must be a Float32Array${engine.accepts ? " or a GPU buffer" : ""} on device '${engine.name}', given ${Object.prototype.toString.call(data).slice(8, -1)}`,
+    `${owner} '${tensor.name}' must be a Float32Array${engine.accepts ? " or a GPU buffer" : ""} on device '${engine.name}', given ${kindOf(data)}`,
   );
 }
 

@@ -1,7 +1,7 @@
 import type { Engine, EngineOptions, TensorPlan } from "../engines/engine.ts";
 import type { Recipe } from "../optimizers/define.ts";
 import { createAccumulator } from "./accumulate.ts";
-import { checkData, checkShared } from "./check.ts";
+import { checkData, checkParameters, checkShared } from "./check.ts";
 import { loadEngine } from "./engines.ts";
 import { OptimizerHandle, type Parameter } from "./optimizer.ts";
 import { resolveTensors, type Resolved, type TensorInfo } from "./options.ts";
@@ -111,10 +111,11 @@ function prepare(
   parameters: Readonly<Record<string, Parameter>>,
   options: OptimizerOptions,
 ): Prepared {
-  if (typeof recipe !== "object" || !("optimizer" in recipe))
+  if (typeof recipe !== "object" || !recipe || !("optimizer" in recipe))
     throw new TypeError(
       `createOptimizer: the first argument must be a recipe, such as adamw8bit({ lr: 1e-3 }), given ${typeof recipe === "function" ? "the function itself; call it" : String(recipe)}`,
     );
+  checkParameters(parameters);
   const settings = checkSettings(options);
   const tensors = Object.entries(parameters).map(([name, { shape }]) => ({
     name,

@@ -16,8 +16,10 @@ export class NormHistory {
     this.#percentile = percentile;
   }
 
-  take({ gradNorm }: StepReport): void {
-    if (gradNorm === undefined || !Number.isFinite(gradNorm)) return;
+  take({ gradNorm = 0 }: StepReport): void {
+    // A step without any gradient says nothing of their size, and a limit of 0
+    // would let none through.
+    if (!(gradNorm > 0 && gradNorm < Infinity)) return;
     this.#norms.push(gradNorm);
     if (this.#norms.length > window) this.#norms.shift();
   }

@@ -10,6 +10,7 @@ import {
   formatsOf,
   formOf,
   hyperValues,
+  mergeStates,
   stateFormats,
   type HyperValue,
   type LearningRate,
@@ -245,7 +246,7 @@ function resolveTensor(
   };
 }
 
-/** `bits` alone resets what the recipe said of each state; a state's own format wins. */
+/** `bits` resets what the recipe said of each state; else a state keeps what is left out. */
 function overrideStorage(
   base: StorageOptions,
   given: {
@@ -253,14 +254,13 @@ function overrideStorage(
   },
 ): StorageOptions {
   const kept = given.bits === undefined ? base : {};
+  const state = mergeStates(kept, given.state);
   return {
     ...kept,
     ...Object.fromEntries(
       Object.entries(given).filter(([, value]) => value !== undefined),
     ),
-    ...(kept.state || given.state
-      ? { state: { ...kept.state, ...given.state } }
-      : {}),
+    ...(state && { state }),
   };
 }
 

@@ -1,5 +1,5 @@
 import type { Engine, SkipMode } from "../engines/engine.ts";
-import { nearestName } from "../formula/error.ts";
+import { checkNames } from "../formula/error.ts";
 import type { Group, Override, Settings } from "./options.ts";
 
 /** Where steps run: an engine's name, a WebGPU device, or an engine itself. */
@@ -63,13 +63,11 @@ export interface CheckedOptions extends Settings {
 
 /** @throws TypeError or RangeError that names the option, what was given and what is allowed. */
 export function checkSettings(options: OptimizerOptions): CheckedOptions {
-  for (const key of Object.keys(options))
-    if (!(optionNames as readonly string[]).includes(key)) {
-      const guess = nearestName(key, optionNames);
-      throw new TypeError(
-        `createOptimizer: unknown option '${key}'; ${guess ? `did you mean '${guess}'?` : `there are ${optionNames.join(", ")}`}`,
-      );
-    }
+  checkNames(
+    "createOptimizer: unknown option",
+    Object.keys(options),
+    optionNames,
+  );
   const {
     groups = [],
     overrides = [],
@@ -83,11 +81,16 @@ export function checkSettings(options: OptimizerOptions): CheckedOptions {
     threads,
     resident = false,
   } = options;
-  if (maxGradNorm !== undefined && !(maxGradNorm > 0))
+  for (const [key, list] of Object.entries({ groups, overrides }))
+    if (!Array.isArray(list))
+      throw new TypeError(
+        `createOptimizer: ${key} must be a list, such as [{ ${key === "groups" ? "parameters" : "match"}: /bias/, weightDecay: 0 }], given ${typeof list}`,
+      );
+  if (maxGradNorm !== undefined && !isAbove0(maxGradNorm))
     throw new RangeError(
       `createOptimizer: maxGradNorm must be above 0, given ${String(maxGradNorm)}; leave it out for no limit`,
     );
-  if (maxGradValue !== undefined && !(maxGradValue > 0))
+  if (maxGradValue !== undefined && !isAbove0(maxGradValue))
     throw new RangeError(
       `createOptimizer: maxGradValue must be above 0, given ${String(maxGradValue)}; leave it out for no limit`,
     );
@@ -128,6 +131,9 @@ export function checkSettings(options: OptimizerOptions): CheckedOptions {
     resident: Boolean(resident),
   };
 }
+
+/** Infinity is no limit, which is a limit, too. */
+const isAbove0 = (value: unknown) => typeof value === "number" && value > 0;
 
 /** Number of elements of a shape. @throws RangeError for sizes that are no counts. */
 export function checkShape(

@@ -38,6 +38,24 @@ export function nearestName(
   return best;
 }
 
+/**
+ * @param what begins the message, as `adamw: unknown option`
+ * @throws TypeError for a name that is not known, with the nearest that is.
+ */
+export function checkNames(
+  what: string,
+  given: readonly string[],
+  known: readonly string[],
+): void {
+  for (const name of given) {
+    if (known.includes(name)) continue;
+    const guess = nearestName(name, known);
+    throw new TypeError(
+      `${what} '${name}'; ${guess ? `did you mean '${guess}'? There` : "there"} are ${known.join(", ")}`,
+    );
+  }
+}
+
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {

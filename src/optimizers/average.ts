@@ -26,6 +26,14 @@ export function withAverage<H extends Hyper>(
       ...definition.scalars?.(hyper as never, t),
       blend: t === 1 ? 1 : 1 - hyper.averageDecay!,
     }),
+    check(hyper) {
+      definition.check?.(hyper as never);
+      const { averageDecay } = hyper;
+      if (averageDecay! >= 1)
+        throw new RangeError(
+          `${definition.name}Average: averageDecay must be in [0, 1), given ${averageDecay}`,
+        );
+    },
     ...averagedForm(definition),
     ...(definition.variants && {
       variants: definition.variants.map(({ when, ...form }) => ({

@@ -4,7 +4,7 @@ import {
   type Format,
   type FormatOptions,
 } from "../formats/format.ts";
-import { nearestName } from "../formula/error.ts";
+import { checkNames } from "../formula/error.ts";
 import {
   compileFormula,
   stateShape,
@@ -170,10 +170,7 @@ function compile(definition: OptimizerDefinition): Optimizer {
     variants = [],
     floors = {},
   } = definition;
-  if (!/^[a-z][a-z0-9]*$/i.test(name))
-    throw new TypeError(
-      `defineOptimizer: a name is letters and digits, given '${name}'`,
-    );
+  checkDefinition(definition);
   if (!Object.hasOwn(hyper, "lr"))
     throw new TypeError(`${name}: hyper must have 'lr', the learning rate`);
   for (const key of storageKeys)
@@ -181,10 +178,18 @@ function compile(definition: OptimizerDefinition): Optimizer {
       throw new TypeError(
         `${name}: '${key}' is an option of every optimizer and cannot name a hyperparameter`,
       );
-  const scalarsAt = (values: Readonly<Record<string, number>>, t: number) => ({
-    ...values,
-    ...scalars?.(values as never, t),
-  });
+  const scalarsAt = (values: Readonly<Record<string, number>>, t: number) => {
+    const all: Record<string, number> = {
+      ...values,
+      ...scalars?.(values as never, t),
+    };
+    for (const key of stepScalars)
+      if (!Number.isFinite(all[key]))
+        throw new RangeError(
+          `${name}: the scalar '${key}' of step ${t} must be a finite number, given ${String(all[key])}`,
+        );
+    return all;
+  };
   const defaults = numbers(hyper);
   const stepScalars = Object.keys(scalars?.(defaults, 1) ?? {});
   for (const key of stepScalars)
@@ -246,6 +251,61 @@ function compile(definition: OptimizerDefinition): Optimizer {
 /** The whole text of an update. */
 export const updateText = (update: Form["update"]): string =>
   typeof update === "string" ? update : update.join("\n");
+
+const definitionKeys = [
+  "name",
+  "hyper",
+  "state",
+  "update",
+  "vector",
+  "scalars",
+  "floors",
+  "check",
+  "variants",
+];
+
+/** What types do not hold in JavaScript. @throws TypeError that says what is missing or unknown. */
+function checkDefinition(definition: OptimizerDefinition): void {
+  const { name, hyper, variants = [] } = definition;
+  if (!/^[a-z][a-z0-9]*$/i.test(name))
+    throw new TypeError(
+      `defineOptimizer: a name is letters and digits, given '${name}'`,
+    );
+  checkNames(`${name}: unknown key`, Object.keys(definition), definitionKeys);
+  const mustBe = (
+    right: boolean,
+    key: string,
+    wanted: string,
+    given: unknown,
+  ) => {
+    if (!right)
+      throw new TypeError(
+        `${name}: ${key} must be ${wanted}, given ${String(given)}`,
+      );
+  };
+  const isObject = (given: unknown) => typeof given === "object" && !!given;
+  mustBe(isObject(hyper), "hyper", "an object such as { lr: 1e-3 }", hyper);
+  for (const form of [definition, ...variants])
+    for (const { state, update } of form.vector
+      ? [form, form.vector]
+      : [form]) {
+      mustBe(
+        isObject(state),
+        "state",
+        "an object such as { m: 'signed' }",
+        state,
+      );
+      const isText = typeof update === "string" || Array.isArray(update);
+      mustBe(isText, "update", "text such as 'p = p - lr * g'", update);
+    }
+  for (const [key, value] of Object.entries(hyper))
+    mustBe(
+      typeof value === "boolean" || Number.isFinite(value),
+      `the default of '${key}'`,
+      "a finite number, true or false",
+      value,
+    );
+}
 
 function checkKinds(name: string, state: Form["state"]): void {
   const kinds = ["signed", "unsigned", "row", "column", "one"];
@@ -332,7 +392,7 @@ export function defineRecipe<H extends Hyper>(
       throw new TypeError(
         `${name}: bits are ${fixed.bits} by its name, given ${given.bits}; use ${factory.optimizerName}({ bits: ${given.bits} })`,
       );
-    const state = mergeStates(fixed.state, given.state);
+    const state = mergeStates(fixed, given.state);
     try {
       return {
         ...factory({
@@ -363,19 +423,34 @@ function renamed(error: unknown, from: string, to: string): unknown {
   return error;
 }
 
-function mergeStates(
-  fixed: StorageOptions["state"],
+/**
+ * States' formats over those of a recipe or an earlier rule: of each state, what
+ * is left out stays as it was.
+ */
+export function mergeStates(
+  { bits: base, state: kept }: StorageOptions,
   given: StorageOptions["state"],
 ): StorageOptions["state"] {
-  if (!fixed || !given) return given ?? fixed;
-  const merged: Record<string, FormatOptions> = { ...fixed };
+  if (!kept || !given) return given ?? kept;
+  const merged: Record<string, FormatOptions> = { ...kept };
   for (const [key, format] of Object.entries(given)) {
-    const { codebook, ...rest } = merged[key] ?? {};
-    // A codebook of the recipe's may not come in other bits.
-    const kept = format.bits === undefined && codebook ? { codebook } : {};
-    merged[key] = { ...rest, ...kept, ...format };
+    const own = merged[key] ?? {};
+    const { bits = own.bits ?? base } = format;
+    merged[key] = { ...inBits(own, own.bits ?? base, bits), ...format };
   }
   return merged;
+}
+
+/** What a format says that holds in other bits: a codebook may not come in them, and bfloat16 is only rounded. */
+function inBits(
+  format: FormatOptions,
+  from: number | undefined,
+  to: number | undefined,
+): FormatOptions {
+  if (from === to) return format;
+  const { codebook: _, ...rest } = format;
+  if (to !== 16) return rest;
+  return format.rounding === "stochastic" ? { rounding: "stochastic" } : {};
 }
 
 /** @throws TypeError for an option that the optimizer does not have. */
@@ -386,13 +461,7 @@ export function checkOptionNames(
   extra: readonly string[] = [],
 ): void {
   const known = [...Object.keys(optimizer.hyper), ...storageKeys, ...extra];
-  for (const key of keys) {
-    if (known.includes(key)) continue;
-    const guess = nearestName(key, known);
-    throw new TypeError(
-      `${owner}: unknown option '${key}'; ${guess ? `did you mean '${guess}'? There are` : "there are"} ${known.join(", ")}`,
-    );
-  }
+  checkNames(`${owner}: unknown option`, keys, known);
 }
 
 /** @throws RangeError when a number is not finite or is below 0. */
@@ -436,10 +505,7 @@ export function hyperValues(
 
 /** The ranges that hold for these names in every optimizer. */
 function checkRange(owner: string, key: string, value: number): void {
-  if (
-    /^(beta\d?|momentum|dampening|alpha\d?)$/.test(key) &&
-    key.startsWith("beta")
-  ) {
+  if (/^beta\d?$/.test(key)) {
     if (!(value >= 0 && value < 1))
       throw new RangeError(
         `${owner}: ${key} must be in [0, 1), given ${value}`,

@@ -1,6 +1,8 @@
 /**
  * Learning-rate schedules: pure functions that give a function of the step
- * (the first is 1), to be passed as `lr` or set on the optimizer.
+ * (the first is 1), to be passed as `lr` or set on the optimizer. Hosts that count
+ * the steps taken begin with 0, which is before the first step: 0 with a
+ * warm-up, else the first step's rate.
  */
 export type Schedule = (step: number) => number;
 
@@ -30,7 +32,7 @@ export const linear = (options: DecayOptions): Schedule =>
 export const cosine = (options: DecayOptions): Schedule =>
   decay("cosine", options, (done) => (1 + Math.cos(Math.PI * done)) / 2);
 
-/** Warm-up, stable, decay: lr until the last `decay` share of the steps (default 0.2), then a straight line to min. */
+/** Warm-up, stable, decay: lr until the last `decay` share (default 0.2) of the steps after the warm-up, then a straight line to min. */
 export function wsd(
   options: DecayOptions & { readonly decay?: number },
 ): Schedule {
@@ -57,7 +59,8 @@ export function steps(
   if (!(factor > 0))
     throw new RangeError(`steps: factor must be above 0, given ${factor}`);
   const flat = constant(rest);
-  return (step) => flat(step) * factor ** Math.floor((step - 1) / every);
+  return (step) =>
+    flat(step) * factor ** Math.floor((Math.max(1, step) - 1) / every);
 }
 
 function decay(
@@ -75,7 +78,7 @@ function decay(
       `${name}: steps must be more than warmup ${warmup}, given ${end}`,
     );
   return (step) => {
-    if (step <= warmup) return (lr * step) / warmup;
+    if (step <= warmup && warmup > 0) return (lr * step) / warmup;
     const done =
       end === Infinity ? 0 : Math.min(1, (step - warmup) / (end - warmup));
     return min + (lr - min) * shape(done);

@@ -97,8 +97,8 @@ export function sortOptions(
   const core: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(options)) {
     if (value === undefined || key === "mask") continue;
-    if (key === "overrides" || key === "groups")
-      core[key] = (value as readonly Record<string, unknown>[]).map(coreRule);
+    if ((key === "overrides" || key === "groups") && Array.isArray(value))
+      core[key] = (value as Record<string, unknown>[]).map(coreRule);
     else if ((coreKeys as readonly string[]).includes(key)) core[key] = value;
     else own[coreName(key)] = value;
   }

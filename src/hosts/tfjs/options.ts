@@ -1,7 +1,7 @@
 /** What a user passes, in the host's words, checked; and the same as a configuration. */
 import type { Group, Override } from "../../core/options.ts";
 import { checkSettings, type OptimizerOptions } from "../../core/settings.ts";
-import { nearestName } from "../../formula/error.ts";
+import { checkNames } from "../../formula/error.ts";
 import type {
   Hyper,
   LearningRate,
@@ -79,18 +79,15 @@ export function parseOptions(
   const settings = {
     ...given(options, passedOn),
     ...Object.fromEntries(
-      rules.flatMap((key) =>
-        options[key] === undefined
-          ? []
-          : [
-              [
-                key,
-                (options[key] as TfRule[]).map((rule) => toOurs(rule, names)),
-              ],
-            ],
-      ),
+      Object.entries(given(options, rules)).map(([key, list]) => [
+        key,
+        // What is no list the core complains of.
+        Array.isArray(list)
+          ? (list as TfRule[]).map((rule) => toOurs(rule, names))
+          : list,
+      ]),
     ),
-  };
+  } as Parsed["settings"];
   try {
     checkSettings(settings);
     const recipe = factory({
@@ -128,12 +125,12 @@ function checkKey(
   const reason = Object.hasOwn(notHere, key) ? notHere[key] : undefined;
   if (reason)
     throw new TypeError(`${owner}: '${key}' is no option here: ${reason}`);
-  const guess = Object.hasOwn(hyper, key)
-    ? hostName(key, hyper)
-    : nearestName(key, known);
-  throw new TypeError(
-    `${owner}: unknown option '${key}'; ${guess ? `did you mean '${guess}'? There are` : "there are"} ${known.join(", ")}`,
-  );
+  // Our own name for what has another here.
+  if (Object.hasOwn(hyper, key))
+    throw new TypeError(
+      `${owner}: unknown option '${key}'; did you mean '${hostName(key, hyper)}'? There are ${known.join(", ")}`,
+    );
+  checkNames(`${owner}: unknown option`, [key], known);
 }
 
 /** A rule in our words. What is unknown stays, for the core to complain of. */
