@@ -324,6 +324,16 @@ describe("who owns what", () => {
     expect(() => wrong(optimizer, state)).toThrow(message);
   });
 
+  test("a step without parameters is an error", async () => {
+    const optimizer = adam8bit(1e-2);
+    const state = optimizer.init(arrays(0));
+    const gradients = arrays(1);
+    await expect(
+      optimizer.step(undefined as never, gradients, state),
+    ).rejects.toThrow("parameters and gradients are arrays of jax-js");
+    tree.dispose([gradients, state.states]);
+  });
+
   test("nothing is consumed by an update that fails", async () => {
     const optimizer = adamw8bit(1e-2, { minQuantizedSize: 0 });
     const state = optimizer.init(arrays(0));
@@ -475,6 +485,21 @@ describe("options", () => {
     expect(seen).toContain(0);
   });
 
+  test.each(["constant", "linear", "cosine", "wsd", "steps"] as const)(
+    "lowbit's own schedule '%s' begins with its rate, too",
+    async (name) => {
+      const lr = lowbit.schedules[name]({ lr: 0.5, steps: 10, every: 5 });
+      const optimizer = sgd32bit(lr);
+      const gradient = () => ({ w: np.ones([3]) });
+      const [updates, state] = optimizer.update(
+        gradient(),
+        optimizer.init(gradient()),
+      );
+      expect((await updates.w.data())[0]).toBe(-0.5);
+      tree.dispose(state as never);
+    },
+  );
+
   test("a mask says where weight decay applies", async () => {
     const params = () => ({ layer: { w: np.ones([4, 4]), b: np.ones([4]) } });
     const zeros = () => ({ layer: { w: np.zeros([4, 4]), b: np.zeros([4]) } });
@@ -537,6 +562,26 @@ describe("options", () => {
           arrays(0),
         ),
       "there is no tensor 'x'",
+    ],
+    [
+      "overrides that are no list",
+      () => adam8bit(1e-3, { overrides: { match: "a" } as never }),
+      "overrides must be a list, such as [{ match: /bias/, weightDecay: 0 }], given object",
+    ],
+    [
+      "a second number",
+      () => adam8bit(1e-3, 0.9 as never),
+      "adam8bit: options are an object, such as { b2: 0.99 }, given 0.9",
+    ],
+    [
+      "a rate for a direction",
+      () => scaleByAdam8bit(1e-3 as never),
+      "scaleByAdam8bit: options are an object, such as { b2: 0.99 }, given 0.001",
+    ],
+    [
+      "nothing to optimize",
+      () => adam8bit(1e-3).init(undefined as never),
+      "adam8bit: parameters and gradients are arrays of jax-js, in objects or lists, given undefined",
     ],
     [
       "leaves that are no arrays",

@@ -248,6 +248,13 @@ describe("weights", () => {
     await expect(lion8bit().setWeights(weights)).rejects.toThrow(
       "lion8bit: setWeights: the states are those of adamw",
     );
+    const torn = tf.tensor1d([1, 2, 3], "int32");
+    await expect(
+      adamw8bit().setWeights([weights[0]!, { name: "lowbit", tensor: torn }]),
+    ).rejects.toThrow(
+      "adamw8bit: setWeights: 'lowbit' is damaged: it should hold JSON",
+    );
+    torn.dispose();
     await expect(adamw8bit().setWeights(weights.slice(1))).rejects.toThrow(
       "'iter' must come first",
     );

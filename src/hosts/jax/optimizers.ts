@@ -2,7 +2,7 @@
 import type { Hyper, OptimizerFactory } from "../../optimizers/define.ts";
 import * as recipes from "../../optimizers/recipes.ts";
 import type { Jax, Tensor } from "./contract.ts";
-import type { HostOptions } from "./options.ts";
+import { checkOptions, type HostOptions } from "./options.ts";
 import {
   makeOptimizer,
   type JaxOptimizer,
@@ -35,10 +35,12 @@ export function optimizersFor(jax: Jax): JaxOptimizers {
     const plain = factory as unknown as OptimizerFactory;
     all[name] = (rate: number, options?: Record<string, unknown>) =>
       makeOptimizer(jax, plain, rate, options);
-    if (!unscalable.test(name))
-      all[`scaleBy${name[0]!.toUpperCase()}${name.slice(1)}`] = (
-        options?: Record<string, unknown>,
-      ) => scaleBy(jax, plain, options);
+    if (unscalable.test(name)) continue;
+    const scaled = `scaleBy${name[0]!.toUpperCase()}${name.slice(1)}`;
+    all[scaled] = (options: Record<string, unknown> = {}) => {
+      checkOptions(scaled, options);
+      return scaleBy(jax, plain, options);
+    };
   }
   return all as JaxOptimizers;
 }
@@ -47,7 +49,7 @@ export function optimizersFor(jax: Jax): JaxOptimizers {
 function scaleBy(
   jax: Jax,
   factory: OptimizerFactory,
-  options: Record<string, unknown> = {},
+  options: Record<string, unknown>,
 ): JaxOptimizer {
   const decays = "weightDecay" in factory.definition.hyper;
   const optimizer = makeOptimizer(jax, factory, 1, {

@@ -71,6 +71,14 @@ export interface Sorted {
   readonly mask: unknown;
 }
 
+/** @throws TypeError for options that are none, as a second number. */
+export function checkOptions(owner: string, options: unknown): void {
+  if (Object.prototype.toString.call(options) !== "[object Object]")
+    throw new TypeError(
+      `${owner}: options are an object, such as { b2: 0.99 }, given ${String(options)}`,
+    );
+}
+
 /** @throws TypeError or RangeError that names the option, what was given and what is allowed. */
 export function sortOptions(
   factory: OptimizerFactory,
@@ -78,6 +86,7 @@ export function sortOptions(
   options: Readonly<Record<string, unknown>>,
 ): Sorted {
   const owner = factory.optimizerName;
+  checkOptions(owner, options);
   const hyper = Object.keys(factory.definition.hyper)
     .filter((key) => key !== "lr")
     .map(hostName);
@@ -97,9 +106,13 @@ export function sortOptions(
   const core: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(options)) {
     if (value === undefined || key === "mask") continue;
-    if ((key === "overrides" || key === "groups") && Array.isArray(value))
+    if (key === "overrides" || key === "groups") {
+      if (!Array.isArray(value))
+        throw new TypeError(
+          `${owner}: ${key} must be a list, such as [{ ${key === "groups" ? "parameters" : "match"}: /bias/, weightDecay: 0 }], given ${typeof value}`,
+        );
       core[key] = (value as Record<string, unknown>[]).map(coreRule);
-    else if ((coreKeys as readonly string[]).includes(key)) core[key] = value;
+    } else if ((coreKeys as readonly string[]).includes(key)) core[key] = value;
     else own[coreName(key)] = value;
   }
   return {

@@ -381,6 +381,7 @@ export function makeOptimizer(
       return [unflatten(updates, results), { count, states: [...regions] }];
     },
     async step(params, gradients, state) {
+      leavesOf(owner, params); // may not be left out here
       const asked = ask(gradients, state, params, "step");
       const { gradients: given, parameters = [] } = asked.arrays;
       // What worker threads have yet to compute can only be waited for.

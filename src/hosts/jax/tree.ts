@@ -10,6 +10,10 @@ export interface Leaf {
 
 /** In the order of `tree.flatten`. @throws TypeError for leaves that are no arrays. */
 export function leavesOf(owner: string, tree: Tree): Leaf[] {
+  if (tree === null || tree === undefined)
+    throw new TypeError(
+      `${owner}: parameters and gradients are arrays of jax-js, in objects or lists, given ${String(tree)}`,
+    );
   const leaves: Leaf[] = [];
   walk(tree, "", (name, value) => {
     if (value !== null && value !== undefined && !isTensor(value))

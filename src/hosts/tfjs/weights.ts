@@ -118,6 +118,16 @@ function bytesTensor(bytes: Uint8Array, fill: number) {
   return tensor(new Int32Array(padded.buffer), [padded.length / 4], "int32");
 }
 
+/** The description in four bytes a number; undefined when it is none. */
+function parsed({ buffer }: Int32Array): Description | undefined {
+  try {
+    const text = new TextDecoder().decode(new Uint8Array(buffer));
+    return (JSON.parse(text) as Description | null) ?? undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** States that were read and wait for their variables. */
 export class SavedStates {
   #left: readonly SavedTensor[];
@@ -154,9 +164,10 @@ export class SavedStates {
     );
     const text = data.get(DESCRIPTION)?.values;
     if (!text) return new SavedStates(plainStates(owner, data));
-    const { format, version, ...described } = JSON.parse(
-      new TextDecoder().decode(new Uint8Array((text as Int32Array).buffer)),
-    ) as Description;
+    const described = parsed(text as Int32Array);
+    if (!described)
+      throw fail(`'${DESCRIPTION}' is damaged: it should hold JSON`);
+    const { format, version } = described;
     if (format !== "lowbit" || version !== VERSION)
       throw fail(
         `version ${version} of the weights; this release reads ${VERSION}, so update lowbit`,
