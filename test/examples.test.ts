@@ -32,6 +32,50 @@ describe("the README", () => {
   });
 });
 
+const pages = [
+  "README.md",
+  "CONTRIBUTING.md",
+  "bench/gpu/notes.md",
+  ...fs.readdirSync(path.join(root, "docs")).map((name) => `docs/${name}`),
+].filter((name) => name.endsWith(".md"));
+
+describe.each(pages)("%s", (page) => {
+  const text = read(page).replace(/^```[^]*?^```/gm, "");
+
+  test("has tables that are tables", () => {
+    const lines = text.split("\n");
+    const cells = (line: string) => line.split(/(?<!\\)\|/).length;
+    const wrong = lines.filter((line, i) => {
+      if (!line.startsWith("|") || lines[i - 1]?.startsWith("|")) return false;
+      const below = lines[i + 1] ?? "";
+      return !/^\|( *:?-+:? *\|)+$/.test(below) || cells(below) !== cells(line);
+    });
+    expect(wrong).toEqual([]);
+  });
+
+  test("links to what is there", () => {
+    const slug = (heading: string) =>
+      heading
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N} _-]/gu, "")
+        .replaceAll(" ", "-");
+    const broken = [...text.matchAll(/\]\(([^)\s]+)\)/g)]
+      .map(([, target]) => target!)
+      .filter((target) => {
+        if (/^https?:/.test(target)) return false;
+        const [file, anchor] = target.split("#");
+        const place = file
+          ? path.join(root, path.dirname(page), file)
+          : path.join(root, page);
+        if (!fs.existsSync(place)) return true;
+        if (!anchor) return false;
+        const headings = fs.readFileSync(place, "utf8").matchAll(/^#+ (.*)$/gm);
+        return ![...headings].some(([, heading]) => slug(heading!) === anchor);
+      });
+    expect(broken).toEqual([]);
+  });
+});
+
 describe("the examples", () => {
   test("quick-start: changes the weights and says where the bytes go", async () => {
     const output = await run("quick-start.ts");

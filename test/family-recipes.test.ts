@@ -15,7 +15,7 @@ import {
 } from "lowbit";
 import * as lowbit from "lowbit";
 import { afterAll, describe, expect, test } from "vitest";
-import { train } from "./support/bytes-model.ts";
+import { rates, train } from "./support/bytes-model.ts";
 import { engines, type EngineEntry } from "./support/engines.ts";
 import { bitsOf, gradientAt, normals } from "./support/numbers.ts";
 
@@ -252,25 +252,6 @@ test("no recipe takes more memory with time", async () => {
 
 describe("low bits learn like 32, on the characters of lib.es5.d.ts", () => {
   const steps = 400;
-  /** Rates near the best of 32 bits for so many steps. */
-  const rates: Record<string, number> = {
-    adafactor: 0.1,
-    adagrad: 0.05,
-    adam: 0.01,
-    adamw: 0.01,
-    adan: 0.02,
-    ademamix: 0.005,
-    factor: 0.01,
-    lamb: 0.02,
-    lars: 10,
-    lion: 0.002,
-    nadam: 0.01,
-    rmsprop: 0.004,
-    scheduleFreeAdamw: 0.02,
-    sgd: 0.1,
-    sgdw: 0.1,
-    sm3: 0.1,
-  };
   const rows: string[] = [];
   afterAll(() =>
     console.log(

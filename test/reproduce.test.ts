@@ -1,7 +1,12 @@
 // The papers' ablations in miniature, in seconds: the command's own code on its
 // smallest model, held to what the papers say of maps, blocks and zeros.
 
-import { beforeAll, describe, expect, test } from "vitest";
+import { spawnSync } from "node:child_process";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Choice } from "../bench/reproduce/choices.ts";
 import { momenta, noiseFloor } from "../bench/reproduce/noise-floor.ts";
 import { reproduce, type Results } from "../bench/reproduce/report.ts";
 import { quick } from "../bench/reproduce/sizes.ts";
@@ -111,6 +116,46 @@ describe("npm run reproduce:4bit -- --quick", () => {
         .decades;
     expect(decades("rank-1")).toBeLessThan(0.8 * decades("tensor"));
     expect(decades("tiles of 128")).toBeLessThan(1.02 * decades("rank-1"));
+  });
+});
+
+test("lion4bit rounds m stochastically, since to nearest it stands still", async () => {
+  const { recipes } = await reproduce("4bit", {
+    ...options,
+    parts: ["recipes"],
+  });
+  expect(recipes!.map(({ name, otherwise }) => [name, otherwise])).toEqual([
+    ["lion4bit", "m rounded to nearest"],
+  ]);
+  const [{ own, other }] = recipes as [Choice];
+  expect(own[0]).toBeLessThan(0.15);
+  expect(other[0]! - own[0]!).toBeGreaterThan(0.1);
+});
+
+describe("what cannot be is one sentence, before anything is trained", () => {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "lowbit-reproduce-"));
+  const empty = path.join(folder, "empty.txt");
+  fs.writeFileSync(empty, "");
+  afterAll(() => fs.rmSync(folder, { recursive: true }));
+  const script = path.resolve(import.meta.dirname, "../bench/reproduce.ts");
+
+  test.each<[string[], string]>([
+    [["--parts", "foo"], "--parts: unknown part 'foo'; there are ablation8,"],
+    [["--rows", "foo"], "--rows: no row matches 'foo'; there are 32-bit;"],
+    [["--rows", "["], "--rows: Invalid regular expression"],
+    [["--data", empty], `${empty} has 0 words, too few to train on`],
+    [["--data", folder], "--data takes files of text: EISDIR"],
+    [["--json", `${folder}/none/x`], "--json: ENOENT"],
+    [["--sead", "1"], "Unknown option '--sead'"],
+  ])("%s", async (args, message) => {
+    const { status, stderr, stdout } = spawnSync(
+      process.execPath,
+      ["--conditions=lowbit-source", script, "4bit", ...args],
+      { encoding: "utf8" },
+    );
+    expect(stderr).toContain(`reproduce: ${message}`);
+    expect(stderr.trim().split("\n")).toHaveLength(1);
+    expect([status, stdout]).toEqual([2, ""]);
   });
 });
 

@@ -61,7 +61,7 @@ export const deviation = (values: readonly number[]): number => {
   );
 };
 
-const spread = (values: readonly number[], digits = 3, sign = false) => {
+export const spread = (values: readonly number[], digits = 3, sign = false) => {
   if (values.length === 0) return "";
   const m = mean(values);
   const shown = `${sign && m >= 0 ? "+" : ""}${m.toFixed(digits)}`;

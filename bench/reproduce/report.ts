@@ -1,12 +1,14 @@
 /** What `npm run reproduce:4bit` and `reproduce:8bit` measure, one part after another. */
 import { analyse, pairs4, pairs8, type Errors, type Pair } from "./analysis.ts";
 import { momenta, noiseFloor, type Floor } from "./noise-floor.ts";
+import { choices, compareChoice, type Choice } from "./choices.ts";
 import { runAll, type Run, type Task } from "./pool.ts";
 import {
   printErrors,
   printRows,
   printZeros,
   rowsOf,
+  spread,
   table,
   type Row,
 } from "./print.ts";
@@ -29,7 +31,7 @@ export interface Options {
   /** Tells of each part when it is done. */
   readonly show?: (title: string, text: string) => void;
   /** Schemes of a table to run; default all. */
-  readonly only?: (scheme: Scheme) => boolean;
+  readonly only?: (scheme: Pick<Scheme, "name">) => boolean;
   readonly parts?: readonly string[];
 }
 
@@ -38,6 +40,7 @@ export interface Results {
   readonly rows: Record<string, readonly Row[]>;
   readonly errors?: ReadonlyMap<string, ReadonlyMap<string, Errors>>;
   readonly floors?: readonly Floor[];
+  readonly recipes?: readonly Choice[];
 }
 
 const titles: Partial<Record<TableName, string>> = {
@@ -58,6 +61,7 @@ export async function reproduce(
     rows: typeof rows;
     errors?: ReadonlyMap<string, ReadonlyMap<string, Errors>>;
     floors?: readonly Floor[];
+    recipes?: readonly Choice[];
   } = { rows };
   const training = parts.filter((part) => part in tables) as TableName[];
   const outcomes = await trainAll(training, options);
@@ -65,7 +69,7 @@ export async function reproduce(
     if (part === "sensitive")
       options.show?.(
         "One hyperparameter at a time, with the stable embedding (paper 1, figure 3)",
-        printRows((rows[part] = sensitiveRows(outcomes))),
+        printRows((rows[part] = sensitiveRows(outcomes, options))),
       );
     else if (part in tables) {
       const name = part as TableName;
@@ -82,14 +86,36 @@ export async function reproduce(
         which === "4bit",
       );
     else if (part === "floor") results.floors = await showFloors(options);
+    else if (part === "recipes") results.recipes = await showChoices(options);
   }
   return results;
 }
 
-const partsOf = {
+/** What each command shows unless it is told. */
+export const partsOf = {
   "8bit": ["ablation8", "sensitive", "errors"],
-  "4bit": ["secondMoment", "firstMoment", "beyond", "errors", "floor"],
+  "4bit": [
+    "secondMoment",
+    "firstMoment",
+    "beyond",
+    "errors",
+    "floor",
+    "recipes",
+  ],
 } as const;
+export const partNames: readonly string[] = [
+  ...new Set(Object.values(partsOf).flat()),
+];
+
+/** Names that `--rows` chooses from. */
+export const rowNames = (parts: readonly string[]): readonly string[] =>
+  parts.flatMap((part) =>
+    part === "recipes"
+      ? choices.map(({ name }) => name)
+      : part in tables
+        ? tables[part as TableName].map(({ name }) => name)
+        : [],
+  );
 
 const schemesOf = (name: TableName, { only }: Options): readonly Scheme[] =>
   tables[name].filter((scheme) => only?.(scheme) ?? true);
@@ -138,14 +164,17 @@ const hypersOf = (name: TableName, lr: number): Hyper[] =>
       }));
 
 /** A row for each change, of 8 bits against 32 with the same change. */
-function sensitiveRows(outcomes: ReadonlyMap<Run, Outcome>): Row[] {
+function sensitiveRows(
+  outcomes: ReadonlyMap<Run, Outcome>,
+  options: Options,
+): Row[] {
   const runs = [...outcomes].filter(([run]) => run.table === "sensitive");
   const distinct = [
     ...new Set(runs.map(([{ hyper }]) => JSON.stringify(hyper))),
   ];
   return distinct.flatMap((key, i) => {
     const rows = rowsOf(
-      tables.sensitive,
+      schemesOf("sensitive", options),
       outcomes,
       (run) => run.table === "sensitive" && JSON.stringify(run.hyper) === key,
     );
@@ -173,6 +202,27 @@ async function showErrors(
       printZeros(errors, "embedding"),
     );
   return errors;
+}
+
+async function showChoices({ seeds, show, only }: Options): Promise<Choice[]> {
+  const chosen = choices.filter((choice) => only?.(choice) ?? true);
+  const known = new Map<string, Promise<number>>();
+  const results: Choice[] = [];
+  for (const choice of chosen)
+    results.push(await compareChoice(choice, seeds, known));
+  show?.(
+    "What the 4-bit recipes choose: nats that 4 bits add to the loss of 32 bits, on characters",
+    table(
+      ["recipe", "as it is", "otherwise", ""],
+      results.map(({ name, otherwise, own, other }) => [
+        name,
+        spread(own, 3, true),
+        spread(other, 3, true),
+        otherwise,
+      ]),
+    ),
+  );
+  return results;
 }
 
 async function showFloors({ seeds, show }: Options): Promise<Floor[]> {

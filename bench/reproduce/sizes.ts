@@ -5,7 +5,7 @@ import type { Settings } from "./train.ts";
 export interface Size {
   readonly vocabulary: number;
   readonly settings: Settings;
-  readonly only: (scheme: Scheme) => boolean;
+  readonly only: (scheme: Pick<Scheme, "name">) => boolean;
 }
 
 const all = () => true;
@@ -29,7 +29,7 @@ export const quick: Size = {
   vocabulary: 400,
   settings: { steps: 150, batch: 32, lr: 4e-3, width: 32, hidden: 64 },
   only: ({ name }) =>
-    /^32-bit$|^linear, tensor$|^dynamic, tensor$|^dynamic, block 2048$|^block 128 \/|^rank-1 \/ linear|^factored$/.test(
+    /^32-bit$|^linear, tensor$|^dynamic, tensor$|^dynamic, block 2048$|^block 128 \/|^rank-1 \/ linear|^factored$|^lion4bit$/.test(
       name,
     ),
 };

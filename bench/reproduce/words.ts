@@ -2,6 +2,7 @@
 import fs from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { InputError } from "lowbit/trainer";
 
 /** Words that the model sees before the one it predicts. */
 export const context = 4;
@@ -23,6 +24,7 @@ const word = /[\p{L}_$][\p{L}\p{N}_$']*|\p{N}+|[^\s\p{L}\p{N}]/gu;
  * @param data files; undefined takes TypeScript's declaration files, as `lowbit
  * train` does.
  * @param vocabulary most different words.
+ * @throws InputError for a file that cannot be read, or too few words.
  */
 export function readWords(
   data: readonly string[] | undefined,
@@ -30,7 +32,7 @@ export function readWords(
 ): Words {
   const files = data ?? declarations();
   const description = data?.join(" ") ?? "TypeScript's declaration files";
-  const text = files.map((name) => fs.readFileSync(name, "utf8")).join("\n");
+  const text = files.map(readFile).join("\n");
   const all = text.toLowerCase().match(word) ?? [];
   const counts = new Map<string, number>();
   for (const one of all) counts.set(one, (counts.get(one) ?? 0) + 1);
@@ -42,8 +44,8 @@ export function readWords(
   const tokens = Int32Array.from(all, (one) => ranks.get(one) ?? size - 1);
   const split = Math.floor(0.9 * tokens.length);
   if (split < 10 * context || tokens.length - split < 10 * context)
-    throw new RangeError(
-      `reproduce: ${description} has ${tokens.length} words, too few to train on`,
+    throw new InputError(
+      `${description} has ${tokens.length} words, too few to train on`,
     );
   return {
     description,
@@ -51,6 +53,17 @@ export function readWords(
     validation: tokens.subarray(split),
     vocabulary: size,
   };
+}
+
+function readFile(name: string): string {
+  try {
+    return fs.readFileSync(name, "utf8");
+  } catch (cause) {
+    throw new InputError(
+      `--data takes files of text: ${(cause as Error).message}`,
+      { cause },
+    );
+  }
 }
 
 function declarations(): string[] {
