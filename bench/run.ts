@@ -12,15 +12,37 @@ import { benchJax } from "./jax.ts";
 import { benchKernels } from "./kernels.ts";
 import { benchTfjs } from "./tfjs.ts";
 
-const { values } = parseArgs({
-  options: {
-    size: { type: "string" },
-    rounds: { type: "string", default: "12" },
-    only: { type: "string" },
-  },
-});
+const parts = ["kernels", "hosts", "jax", "jax-webgpu", "tfjs", "tfjs-webgpu"];
+
+/** Ends with one sentence about what cannot be. */
+function refuse(sentence: string): never {
+  console.error(`bench: ${sentence}`);
+  process.exit(2);
+}
+
+function parse() {
+  try {
+    return parseArgs({
+      options: {
+        size: { type: "string" },
+        rounds: { type: "string", default: "12" },
+        only: { type: "string" },
+      },
+    }).values;
+  } catch (error) {
+    return refuse((error as Error).message.split(". To specify")[0]!);
+  }
+}
+
+const values = parse();
 const size = Number(values.size ?? 24);
 const rounds = Number(values.rounds);
+if (!(size >= 10 && size <= 30))
+  refuse(`--size is a power of two from 10 to 30, given '${values.size}'`);
+if (!Number.isInteger(rounds) || rounds < 1)
+  refuse(`--rounds is a whole number from 1, given '${values.rounds}'`);
+if (values.only !== undefined && !parts.includes(values.only))
+  refuse(`--only is one of ${parts.join(", ")}, given '${values.only}'`);
 if (values.only === undefined || values.only === "kernels")
   await benchKernels(size, rounds);
 if (values.only === undefined || values.only === "hosts")

@@ -414,7 +414,7 @@ describe("groups and overrides", () => {
       "8-bit signed dynamic, block 256",
     );
     expect(await words(sgd4bit(), { blockSize: 64 })).toBe(
-      "4-bit signed dynamic, block 64, stochastic rounding",
+      "4-bit signed nf4, block 64, stochastic rounding",
     );
     expect(await words(sgd4bit(), { bits: 16 })).toBe(
       "bfloat16, stochastic rounding",

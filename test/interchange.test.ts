@@ -22,7 +22,7 @@ import {
   ademamix8bit,
   createOptimizer,
   factor4bit,
-  sgd4bit,
+  sgd,
   type Recipe,
 } from "lowbit";
 import {
@@ -200,7 +200,7 @@ describe("a state of ours", () => {
     ["adamw4bit, in blocks", "lpmm", adamw({ bits: 4 })],
     ["adamw4bitRank1", "lpmm", adamw4bitRank1()],
     ["factor4bit", "lpmm", factor4bit()],
-    ["sgd4bit", "lpmm", sgd4bit()],
+    ["sgd in 4 bits, dynamic", "lpmm", sgd({ bits: 4 })],
     ["adamw32bit", "float32", adamw32bit()],
     ["adamw32bit", "bitsandbytes", adamw32bit()],
     ["adamw32bit", "torchao", adamw32bit()],

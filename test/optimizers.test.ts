@@ -360,12 +360,12 @@ describe("options of a recipe", () => {
   test("a state's format wins over bits and blockSize, and keeps a recipe's other choices", () => {
     const recipe = optimizerByName("sgd4bit")({
       blockSize: 64,
-      state: { m: { codebook: "nf4" } },
+      state: { m: { codebook: "dynamic" } },
     } as unknown as RecipeOptions);
     expect(recipe.storage).toEqual({
       bits: 4,
       blockSize: 64,
-      state: { m: { rounding: "stochastic", codebook: "nf4" } },
+      state: { m: { rounding: "stochastic", codebook: "dynamic" } },
     });
   });
 

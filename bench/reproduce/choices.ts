@@ -51,10 +51,22 @@ export const choices: readonly Alternative[] = [
     otherwise: "the gradient before in 4 bits",
     state: { before: { bits: 4 } },
   },
-  ...["adam4bit", "adamw4bit"].map((name) => ({
+  ...(
+    [
+      ["adam4bit", "m"],
+      ["adamw4bit", "m"],
+      ["sgd4bit", "m"],
+      ["sgdw4bit", "m"],
+      ["lars4bit", "m"],
+      ["adan4bit", "m", "v"],
+      ["ademamix4bit", "m1", "m2"],
+    ] as const
+  ).map(([name, ...states]) => ({
     name,
-    otherwise: "m dynamic, as paper 2's",
-    state: { m: { codebook: "dynamic" } },
+    otherwise: `${states.join(" and ")} dynamic, as paper 2's m`,
+    state: Object.fromEntries(
+      states.map((state) => [state, { codebook: "dynamic" }]),
+    ),
   })),
 ];
 

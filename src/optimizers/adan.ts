@@ -45,14 +45,14 @@ export const adan8bit = /* @__PURE__ */ defineRecipe("adan8bit", adan, {
 });
 /**
  * A 50th of a value is less than half a step of 4 bits: rounded to nearest, slow
- * averages stand still. The gradient before keeps 8 bits: its error is that of
- * a difference.
+ * averages stand still; NF4 as in adamw4bit. The gradient before keeps 8 bits:
+ * its error is that of a difference.
  */
 export const adan4bit = /* @__PURE__ */ defineRecipe("adan4bit", adan, {
   bits: 4,
   state: {
-    m: { rounding: "stochastic" },
-    v: { rounding: "stochastic" },
+    m: { codebook: "nf4", rounding: "stochastic" },
+    v: { codebook: "nf4", rounding: "stochastic" },
     before: { bits: 8 },
   },
 });

@@ -62,10 +62,16 @@ export const ademamix8bit = /* @__PURE__ */ defineRecipe(
 );
 /**
  * A 10,000th of a value is less than half a step of 4 bits: rounded to nearest,
- * the slow average would stand still.
+ * the slow average would stand still. NF4 as in adamw4bit.
  */
 export const ademamix4bit = /* @__PURE__ */ defineRecipe(
   "ademamix4bit",
   ademamix,
-  { bits: 4, state: { m2: { rounding: "stochastic" } } },
+  {
+    bits: 4,
+    state: {
+      m1: { codebook: "nf4" },
+      m2: { codebook: "nf4", rounding: "stochastic" },
+    },
+  },
 );

@@ -47,8 +47,8 @@ export const lars32bit = /* @__PURE__ */ defineRecipe("lars32bit", lars, {
 export const lars8bit = /* @__PURE__ */ defineRecipe("lars8bit", lars, {
   bits: 8,
 });
-/** Stochastic rounding keeps the momentum unbiased, as in sgd4bit. */
+/** An unbiased momentum, as in sgd4bit. */
 export const lars4bit = /* @__PURE__ */ defineRecipe("lars4bit", lars, {
   bits: 4,
-  state: { m: { rounding: "stochastic" } },
+  state: { m: { codebook: "nf4", rounding: "stochastic" } },
 });

@@ -32,8 +32,11 @@ export const sgd32bit = /* @__PURE__ */ defineRecipe("sgd32bit", sgd, {
 export const sgd8bit = /* @__PURE__ */ defineRecipe("sgd8bit", sgd, {
   bits: 8,
 });
-/** Stochastic rounding keeps the momentum unbiased, as paper 2's theorem 1 needs. */
+/**
+ * Paper 2's theorem 1 needs an unbiased momentum: stochastic rounding, and a map
+ * that reaches both ends. NF4 does, the paper's dynamic one has no -1.
+ */
 export const sgd4bit = /* @__PURE__ */ defineRecipe("sgd4bit", sgd, {
   bits: 4,
-  state: { m: { rounding: "stochastic" } },
+  state: { m: { codebook: "nf4", rounding: "stochastic" } },
 });

@@ -31,8 +31,8 @@ export const sgdw32bit = /* @__PURE__ */ defineRecipe("sgdw32bit", sgdw, {
 export const sgdw8bit = /* @__PURE__ */ defineRecipe("sgdw8bit", sgdw, {
   bits: 8,
 });
-/** Stochastic rounding keeps the momentum unbiased, as paper 2's theorem 1 needs. */
+/** An unbiased momentum, as in sgd4bit. */
 export const sgdw4bit = /* @__PURE__ */ defineRecipe("sgdw4bit", sgdw, {
   bits: 4,
-  state: { m: { rounding: "stochastic" } },
+  state: { m: { codebook: "nf4", rounding: "stochastic" } },
 });
