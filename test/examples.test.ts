@@ -42,6 +42,13 @@ const pages = [
 describe.each(pages)("%s", (page) => {
   const text = read(page).replace(/^```[^]*?^```/gm, "");
 
+  test("shows examples as they are", () => {
+    for (const [, file, code] of read(page).matchAll(
+      /```ts file=(\S+)\n([^]*?)```/g,
+    ))
+      expect(code, file).toBe(read(file!));
+  });
+
   test("has tables that are tables", () => {
     const lines = text.split("\n");
     const cells = (line: string) => line.split(/(?<!\\)\|/).length;
@@ -107,6 +114,16 @@ describe("the examples", () => {
       `${bytes} bytes, in 32 bits ${8 * (wte + norm + head)}`,
     );
     expect(output).toContain("1 step at learning rate");
+  });
+
+  test("around: schedules, groups, percentiles, accumulation, an average", async () => {
+    const output = await run("around.ts");
+    // Half the calls are steps; the last of a straight line to 0.
+    expect(output).toContain("40 steps, the last at 0");
+    const [, now, average] = /^(\S+) average (\S+)$/m.exec(output)!;
+    expect(Number(now)).toBeLessThan(0.9);
+    expect(Number(average)).toBeGreaterThan(Number(now));
+    expect(output).toMatch(/group 'biases' \(\/bias\$\/\).* 0.001 /);
   });
 
   test("jax: trains to the target", async () => {

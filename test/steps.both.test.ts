@@ -4,12 +4,14 @@ import { afterAll, describe, expect, test } from "vitest";
 import {
   adamw,
   adamw32bit,
+  adamw4bit,
   adamw8bit,
   createOptimizer,
   defineOptimizer,
   schedules,
   sgd32bit,
   withAverage,
+  type Recipe,
 } from "lowbit";
 import { engines } from "./support/engines.ts";
 import { normals } from "./support/numbers.ts";
@@ -137,6 +139,39 @@ describe.each(engines)("$name", ({ open, close, skipReason }) => {
       expect(value).toBeCloseTo(average[i]!, 5),
     );
   });
+});
+
+test("withAverage keeps what a recipe says of storage, and the average as told", async () => {
+  const bitsOf = async (recipe: Recipe) => {
+    using optimizer = await createOptimizer(
+      recipe,
+      { w: { shape: [100] } },
+      { device: "reference", minQuantizedSize: 0 },
+    );
+    return optimizer.memory().tensors[0]!.formats;
+  };
+  expect(await bitsOf(withAverage(adamw4bit)())).toEqual({
+    m: "4-bit signed nf4, block 128",
+    v: "4-bit unsigned linear-nozero, block 128",
+    average: "float32",
+  });
+  expect(
+    await bitsOf(
+      withAverage(adamw4bit)({
+        state: { m: { blockSize: 64 }, average: { bits: 16 } },
+      }),
+    ),
+  ).toEqual({
+    m: "4-bit signed nf4, block 64",
+    v: "4-bit unsigned linear-nozero, block 128",
+    average: "bfloat16",
+  });
+  expect(() => withAverage(adamw4bit)({ bits: 8 })).toThrow(
+    "adamw4bit: bits are 4 by its name, given 8",
+  );
+  expect(() => withAverage(adamw)({ averageDecay: 1.5 })).toThrow(
+    "adamwAverage: averageDecay must be in [0, 1), given 1.5",
+  );
 });
 
 describe("schedules", () => {

@@ -8,7 +8,7 @@ import {
 } from "./define.ts";
 
 /**
- * Any optimizer, with an exponential moving average of the parameters beside
+ * Any optimizer or recipe, with an exponential moving average of the parameters beside
  * them: the state `average`, float32 unless its format says otherwise, read with
  * `optimizer.state(name)`. It begins with the parameters after the first step.
  *
@@ -42,11 +42,26 @@ export function withAverage<H extends Hyper>(
       })),
     }),
   });
-  const withFormat = (options: RecipeOptions = {}) =>
-    averaged({
+  const withFormat = (options: RecipeOptions = {}) => {
+    const {
+      averageDecay: _,
+      state = {},
+      ...rest
+    } = options as RecipeOptions & {
+      averageDecay?: number;
+    };
+    const { average = { bits: 32 }, ...others } = state;
+    // A recipe has storage of its own, and says what cannot be.
+    const { storage } = factory({
+      ...rest,
+      state: others,
+    } as object as RecipeOptions<H>);
+    return averaged({
       ...options,
-      state: { average: { bits: 32 }, ...options.state },
+      ...storage,
+      state: { ...storage.state, average },
     } as object as RecipeOptions);
+  };
   return Object.assign(withFormat, {
     optimizerName: averaged.optimizerName,
     definition: averaged.definition,
