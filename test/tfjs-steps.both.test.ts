@@ -303,6 +303,34 @@ describe.each(backends)("on $name", ({ name, skip }) => {
       tf.dispose(variables);
     });
 
+    test("hold the new values of one variable at a time beside the old ones", () => {
+      // On the others nothing lies beside: they work in place.
+      const device = adamw8bit().device;
+      const optimizer = adamw8bit(0.1, { minQuantizedSize: 0 });
+      const variables = [1, 2, 3].map((seed) => makeVariable([30, 30], seed));
+      const before = variables.map(({ dataId }) => dataId);
+      /** By variable: which had new values when this one was read. */
+      const done = variables.map((variable) => {
+        const seen: boolean[] = [];
+        const { dataSync } = variable;
+        variable.dataSync = function (this: Variable) {
+          seen.push(...variables.map(({ dataId }, i) => dataId !== before[i]));
+          return dataSync.call(this);
+        } as typeof dataSync;
+        return seen;
+      });
+      step(optimizer, variables, 1);
+      if (device.includes("assign"))
+        expect(done).toEqual([
+          [false, false, false],
+          [true, false, false],
+          [true, true, false],
+        ]);
+      else expect(done).toEqual([[], [], []]);
+      optimizer.dispose();
+      tf.dispose(variables);
+    });
+
     test("free the state of variables that are gone; a name may come again", async () => {
       const optimizer = lion4bit(0.1, { minQuantizedSize: 0 });
       const first = makeVariable([64, 64], 1, `again-${name}`);
