@@ -83,6 +83,18 @@ describe.each<Backend>(["wasm", "webgpu"])("on %s", (backend) => {
       walk.end();
     });
 
+    test("is as before when an optimizer is disposed of, however many there were", async () => {
+      const once = async () => {
+        const walk = walker(adamw8bit(1e-3, { minQuantizedSize: 0 }), 700);
+        await walk.step();
+        walk.end();
+      };
+      for (let i = 0; i < 5; i++) await once();
+      const before = live();
+      for (let i = 0; i < 40; i++) await once();
+      expect(live()).toEqual(before);
+    });
+
     test("a step needs no more than its state; an update, its result", async () => {
       const size = 2 ** 20;
       const optimizer = adam8bit(1e-3);

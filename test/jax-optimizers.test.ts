@@ -205,6 +205,49 @@ describe("without an engine, by operations", () => {
     }
   });
 
+  test.each(["element", "step", "off"] as const)(
+    "leaves out what is not finite as engines do: skipNonFinite '%s'",
+    async (skipNonFinite) => {
+      const make = () =>
+        adamw8bit(1e-2, { minQuantizedSize: 0, skipNonFinite });
+      const bad = (): Params => {
+        const b = valuesOf("b", 2);
+        [b[3], b[40], b[41]] = [NaN, Infinity, -Infinity];
+        return { ...arrays(2), b: np.array(b) };
+      };
+      const [eager, traced] = [make(), make()];
+      const update = jit((g: Params, s: OptState, p: Params) =>
+        traced.update(g, s, p),
+      ) as unknown as JaxOptimizer["update"];
+      const params = arrays(0);
+      let a = eager.init(tree.ref(params));
+      let b = traced.init(tree.ref(params));
+      for (const gradients of [() => arrays(1), bad, () => arrays(3)]) {
+        let one: Params, two: Params;
+        [one, a] = eager.update(gradients(), a, tree.ref(params));
+        [two, b] = update(gradients(), b, tree.ref(params));
+        const [x, y] = [await read(one), await read(two)];
+        for (const name of names)
+          x[name]!.forEach((value, i) => {
+            const near = Math.abs(value - y[name]![i]!) <= 1e-6;
+            if (!near && !(Number.isNaN(value) && Number.isNaN(y[name]![i])))
+              expect.fail(`${name} ${i}: ${value}, under jit ${y[name]![i]}`);
+          });
+        if (gradients === bad) {
+          const { a: other, b: broken } = y;
+          expect(largest(other!) > 0).toBe(skipNonFinite !== "step");
+          expect(broken!.every(Number.isFinite)).toBe(skipNonFinite !== "off");
+          if (skipNonFinite !== "off")
+            expect([3, 40, 41].map((i) => broken![i])).toEqual([0, 0, 0]);
+        }
+        tree.dispose([one, two]);
+      }
+      tree.dispose([params, a, b]);
+      eager.dispose();
+      traced.dispose();
+    },
+  );
+
   test("formats that only engines know say so", () => {
     const optimizer = adamw8bit(1e-3, {
       minQuantizedSize: 0,
