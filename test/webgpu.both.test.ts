@@ -353,7 +353,13 @@ describeGpu("the WebGPU engine", () => {
         };
         const wanted = await run("reference");
         const found = await run(webgpu(own, { solo: false, alone: 0 }));
-        expectClose(found.data, wanted.data, 1e-4);
+        // With a second moment of rows and columns one gradient moves many far.
+        found.data.forEach((value, i) => {
+          const by = Math.abs(value - wanted.data[i]!);
+          expect(by).toBeLessThan(
+            1e-4 * Math.max(1, Math.abs(wanted.data[i]!)),
+          );
+        });
         found.scales.forEach((scale, i) => {
           const by = Math.abs(scale - wanted.scales[i]!);
           expect(by).toBeLessThanOrEqual(1e-5 * wanted.scales[i]!);

@@ -14,6 +14,7 @@ import { reportWords } from "./report.ts";
 import type { KernelShape, StateSpec } from "./kernel.ts";
 import { loadFunctions, oneFunctions } from "./operands.ts";
 import { isRank1, passWorkgroup, type Take } from "./small.ts";
+import { isSteps, stepFunctions } from "./steps.ts";
 import { lastIndex, leadIndex } from "./tiles.ts";
 
 /** The least number: a maximum of nothing so far. */
@@ -71,7 +72,7 @@ fn main(
   let local = tile - job.list[own].first_tile;
   if (local >= job.list[own].tile_count) { return; }
   let column_tiles = job.list[own].column_tiles;
-  ${wide && shape.quantized.length > 0 ? "load_near(invocation); workgroupBarrier();" : ""}
+  ${wide ? "load_near(invocation); workgroupBarrier();" : ""}
   let columns = job.list[own].columns${wide ? " / 4u" : ""};
   let lane_bits = job.list[own].lane_bits;
   let lanes = 1u << lane_bits;
@@ -329,6 +330,11 @@ ${values
   .join("\n")}
   }`;
   // Codebooks in workgroup memory: reads of storage in all directions are slow.
+  const coded = quantized.filter(({ index }) =>
+    needed.some((state) => state.index === index),
+  );
+  const stepped = coded.filter(({ format }) => isSteps(format));
+  const near = coded.filter(({ format }) => !isSteps(format));
   const loadFour = ({ name, index, format }: StateSpec): string => {
     const at = `here.${name}_at`;
     if (format.bits === 32) return `floats[${at} + quad]`;
@@ -343,6 +349,7 @@ ${values
       : own.scale === "block"
         ? `bitcast<f32>(codes[here.${name}_scales + quad / ${own.blockSize / 4}u])`
         : `bitcast<f32>(report[here.${name}_peak])`;
+    if (isSteps(own)) return `decode_${name}(${bits}) * ${scale}`;
     const value = (j: number) =>
       `near_${name}[(${bits} >> ${j * width}u) % ${2 ** width}u]`;
     return `vec4f(${[0, 1, 2, 3].map(value).join(", ")}) * ${scale}`;
@@ -358,13 +365,10 @@ ${[...columns.keys()].map((name) => `var<private> columns_${name}: vec4f;`).join
 fn load_columns(column: u32, matrix: u32) {
 ${[...columns].map(([name, at]) => `  columns_${name} = four(${at});`).join("\n")}
 }
-${
-  quantized.length > 0
-    ? `${quantized.map(({ name, width }) => `var<workgroup> near_${name}: array<f32, ${2 ** width}>;`).join("\n")}
+${stepped.map(({ name, width, format }) => stepFunctions(name, format.bits, width)).join("\n")}
+${near.map(({ name, width }) => `var<workgroup> near_${name}: array<f32, ${2 ** width}>;`).join("\n")}
 fn load_near(invocation: u32) {
-${quantized.map(({ name, width, valuesAt }) => `  for (var i = invocation; i < ${2 ** width}u; i += ${passWorkgroup(spec.solo)}u) { near_${name}[i] = bitcast<f32>(tables[${valuesAt}u + i]); }`).join("\n")}
-}`
-    : ""
+${near.map(({ name, width, valuesAt }) => `  for (var i = invocation; i < ${2 ** width}u; i += ${passWorkgroup(spec.solo)}u) { near_${name}[i] = bitcast<f32>(tables[${valuesAt}u + i]); }`).join("\n")}
 }
 struct Taken {
 ${takes.map(({ over }, i) => `  v${i}: ${over === "column" ? "vec4f" : "f32"},`).join("\n")}
