@@ -84,8 +84,7 @@ interface Operation {
 /** A disk that fails at the n-th operation, and a list of what was asked of it. */
 function failingDisk(at = Infinity, failure: Failure = { kind: "error" }) {
   const operations: Operation[] = [];
-  const open = new Map<number, string>();
-  const unflushed = new Set<string>();
+  const platter = watchFlushes();
   let dead = false;
   const call = (name: keyof Disk, args: unknown[]): unknown => {
     if (dead) throw new Error("the process has ended");
@@ -95,11 +94,9 @@ function failingDisk(at = Infinity, failure: Failure = { kind: "error" }) {
     operations.push({ name, bytes: data ? data.length - from : 0 });
     const real = quick[name] as (...args: unknown[]) => unknown;
     if (index !== at) {
+      const was = platter.before(name, args);
       const result = real(...args);
-      if (name === "openSync") open.set(result as number, args[0] as string);
-      const file = open.get(args[0] as number);
-      if (name === "writeSync") unflushed.add(file!);
-      if (name === "fsyncSync") unflushed.delete(file!);
+      platter.after(name, args, result, was);
       return result;
     }
     if (failure.kind === "error")
@@ -109,13 +106,10 @@ function failingDisk(at = Infinity, failure: Failure = { kind: "error" }) {
       });
     if (data) {
       const part = data.subarray(from, from + failure.bytes);
-      real(args[0], part, 0);
-      unflushed.add(open.get(args[0] as number)!);
+      platter.after(name, args, real(args[0], part, 0), false);
     }
     dead = true;
-    if (failure.kind === "power")
-      for (const file of unflushed)
-        if (fs.existsSync(file)) fs.truncateSync(file, 0);
+    if (failure.kind === "power") platter.cut();
     throw new Error("the process has ended");
   };
   const disk = Object.fromEntries(
@@ -133,6 +127,54 @@ function failingDisk(at = Infinity, failure: Failure = { kind: "error" }) {
     ).map((name) => [name, (...args: unknown[]) => call(name, args)]),
   ) as unknown as Disk;
   return { disk, operations };
+}
+
+/**
+ * What a power cut takes: bytes of files that were not flushed; new files, new
+ * folders and renames in a folder that was not flushed. Removals stay, which is
+ * the worst.
+ */
+function watchFlushes() {
+  const open = new Map<number, string>();
+  let unflushed: string[] = [];
+  let changes: { from?: string; to: string }[] = [];
+  return {
+    /** Whether what a call makes is there already. */
+    before: (name: keyof Disk, args: unknown[]) =>
+      (name === "openSync" || name === "mkdirSync") &&
+      fs.existsSync(args[0] as string),
+    after(
+      name: keyof Disk,
+      args: unknown[],
+      result: unknown,
+      wasThere: boolean,
+    ) {
+      const [first, second] = args as [string, string];
+      if (name === "openSync") open.set(result as number, first);
+      if ((name === "openSync" || name === "mkdirSync") && !wasThere)
+        changes.push({ to: first });
+      const file = open.get(args[0] as number)!;
+      if (name === "writeSync") unflushed.push(file);
+      if (name === "fsyncSync") {
+        unflushed = unflushed.filter((one) => one !== file);
+        changes = changes.filter(({ to }) => path.dirname(to) !== file);
+      }
+      if (name !== "renameSync") return;
+      const moved = (one: string) =>
+        one.startsWith(`${first}/`) ? second + one.slice(first.length) : one;
+      unflushed = unflushed.map(moved);
+      changes = changes.map((change) => ({ ...change, to: moved(change.to) }));
+      for (const [handle, one] of open) open.set(handle, moved(one));
+      changes.push({ from: first, to: second });
+    },
+    cut() {
+      for (const file of unflushed)
+        if (fs.existsSync(file)) fs.truncateSync(file, 0);
+      for (const { from, to } of changes.reverse())
+        if (from === undefined) fs.rmSync(to, { recursive: true, force: true });
+        else if (fs.existsSync(to)) fs.renameSync(to, from);
+    },
+  };
 }
 
 /** The real one, without the wait for what no test looks at. */
@@ -200,6 +242,17 @@ test("a failure or crash at every operation and class of byte leaves a whole che
     expect(new Checkpoints(home).names().length, what).toBe(2);
   }
   expect(outcomes).toEqual(new Set([2, 3]));
+});
+
+test("a file system that flushes no folders is none that fails", async () => {
+  const fsyncSync = (handle: number) => {
+    if (fs.fstatSync(handle).isDirectory())
+      throw Object.assign(new Error("EINVAL: invalid argument, fsync"), {
+        ...{ code: "EINVAL", syscall: "fsync" },
+      });
+  };
+  await new Checkpoints(home, { ...fs, fsyncSync }).save(contents(1));
+  expect(await found()).toBe(1);
 });
 
 test("a crash in the first save leaves none, which is no checkpoint of nothing", async () => {

@@ -31,6 +31,8 @@ import type { Progress } from "./summary.ts";
 const FOLDER = "checkpoints";
 const FILES = ["model.safetensors", "optimizer.safetensors"] as const;
 const KEPT = 2;
+/** What a crash or a damaged checkpoint leaves. */
+const LEFT = /^step-\d{8,}(\.old)?\.(part|bad)$/;
 
 /** What `run.json` holds of a run. */
 export interface RunState {
@@ -94,16 +96,18 @@ export class Checkpoints {
 
   /** Names of what is there, newest first. */
   names(): string[] {
-    let found: string[];
-    try {
-      found = this.#disk.readdirSync(this.folder);
-    } catch {
-      return []; // no folder yet
-    }
-    return found
+    return this.#all()
       .filter((name) => /^step-\d{8,}$/.test(name))
       .sort()
       .reverse();
+  }
+
+  #all(): string[] {
+    try {
+      return this.#disk.readdirSync(this.folder);
+    } catch {
+      return []; // no folder yet
+    }
   }
 
   /** Reads `run.json`. @throws InputError that says why the checkpoint cannot be used. */
@@ -149,11 +153,14 @@ export class Checkpoints {
     }
   }
 
-  /** Removes all of them. */
+  /** Removes all of them, and what is left of some; other files stay. */
   clear(): void {
     // The newest last: what a crash leaves is a run as it was.
     for (const name of this.names().reverse()) this.#remove(name);
-    this.#disk.rmSync(this.folder, { recursive: true, force: true });
+    for (const name of this.#all().filter((one) => LEFT.test(one)))
+      this.#disk.rmSync(this.#path(name), { recursive: true, force: true });
+    if (this.#all().length === 0)
+      this.#disk.rmSync(this.folder, { recursive: true, force: true });
   }
 
   #remove(name: string): void {

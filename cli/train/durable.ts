@@ -46,12 +46,21 @@ export async function writeFlushed(
   return { bytes, sha256: hash.digest("hex") };
 }
 
+/** What file systems answer that flush no folders, as some over a network. */
+const NO_FOLDERS = ["EINVAL", "ENOTSUP", "ENOSYS"];
+
 /** Waits until the names in a folder are on the disk: a rename is safe only then. */
-export function flushFolder(disk: Disk, folder: string): void {
+export function flushFolder(
+  disk: Pick<Disk, "openSync" | "fsyncSync" | "closeSync">,
+  folder: string,
+): void {
   if (process.platform === "win32") return; // folders cannot be opened there
   const handle = disk.openSync(folder, "r");
   try {
     disk.fsyncSync(handle);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (!NO_FOLDERS.includes(code!)) throw error;
   } finally {
     disk.closeSync(handle);
   }
