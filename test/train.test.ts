@@ -1,6 +1,6 @@
 // The trainer through its door. The command line has tests of its own.
 
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import {
   InputError,
   learningRate,
@@ -189,6 +189,29 @@ describeGpu("on WebGPU", () => {
     // And back: two devices in one process do not mix.
     expect(await losses("wasm")).toEqual(wasm);
     webgpu.forEach((loss, i) => expect(loss).toBeCloseTo(wasm[i]!, 3));
+  });
+
+  test("an array that the device does not take is refused before it is made", async () => {
+    const options = { ...tiny, device: "webgpu" };
+    const huge = { ...options, layers: 1000, width: 1_000_000 };
+    for (const one of [{ ...options, batch: 1e7 }, huge])
+      await expect(Trainer.create(text, one)).rejects.toThrow(
+        /an array of [\d.]+ GiB, and WebGPU takes [\d.]+ GiB at most here/,
+      );
+  });
+
+  test("what the device refuses, and jax-js goes on with, ends the run", async () => {
+    const trainer = await open({ ...tiny, device: "webgpu" });
+    const { getWebGPUDevice } = await import("@jax-js/jax");
+    const quiet = vi.spyOn(console, "error").mockImplementation(() => {});
+    onTestFinished(() => quiet.mockRestore());
+    const device = getWebGPUDevice();
+    // A step that is too large fails so, some time after it was submitted.
+    device.createBuffer({ size: device.limits.maxBufferSize + 4, usage: 128 });
+    await device.queue.onSubmittedWorkDone();
+    const failed = trainer.validationLoss();
+    await expect(failed).rejects.toThrow(InputError);
+    await expect(failed).rejects.toThrow(/the GPU refused a step: .*too large/);
   });
 });
 

@@ -60,9 +60,8 @@ ${groups.join("\n\n")}
 
 The model is computed by jax-js (npm install @jax-js/jax), the optimizer by lowbit.
   wasm    WebAssembly with threads; works everywhere.
-  webgpu  the model on the GPU; in Node with npm install webgpu. Gradients are read
-          back at each step and the optimizer's state lives in WebAssembly, so this
-          pays only for models larger than the default.
+  webgpu  model and optimizer on the GPU, where gradients and state stay; in Node with
+          npm install webgpu. It pays for models larger than the default.
   cpu     plain JavaScript, a hundred times slower: to check the others on tiny models.
 
 Ctrl-C ends after the step under way, saves a checkpoint and writes the outputs;

@@ -9,7 +9,6 @@ import {
   type Tensor,
   type Tensors,
 } from "./forward.ts";
-import { loadJax } from "./jax.ts";
 import type { ModelSize, Parameter } from "./model.ts";
 import type { Batch } from "./split.ts";
 import { turn } from "./turn.ts";
@@ -34,35 +33,35 @@ export class Host {
   readonly #compiled: ReturnType<typeof compile>;
   #parameters: Tensors = {};
 
-  private constructor(
-    jax: Jax,
-    device: TrainDevice,
-    description: string,
-    model: ModelSize,
-    parameters: Readonly<Record<string, Parameter>>,
-  ) {
-    this.#jax = jax;
-    this.#device = device;
-    this.description = description;
-    this.#model = model;
-    this.#compiled = compile(jax, model);
-    this.setParameters(parameters);
-  }
+  /** What the GPU refused, of which jax-js says nothing. */
+  #refused: GPUError | undefined;
 
-  /** @throws InputError when jax-js or the device is not there. */
-  static async create(
+  /** @param jax with the device, as from `loadJax` */
+  constructor(
+    jax: Jax,
     model: ModelSize,
     parameters: Readonly<Record<string, Parameter>>,
     options: { readonly device: TrainDevice; readonly threads: number },
-  ): Promise<Host> {
+  ) {
     const { device, threads } = options;
-    const jax = await loadJax(device, threads);
-    const description =
+    this.#jax = jax;
+    this.#device = device;
+    this.description =
       device === "wasm"
         ? `jax-js on wasm, ${threads === 1 ? "1 thread" : `${threads} threads`}`
         : `jax-js on ${device}`;
-    return new Host(jax, device, description, model, parameters);
+    this.#model = model;
+    this.#compiled = compile(jax, model);
+    if (device === "webgpu")
+      jax
+        .getWebGPUDevice()
+        .addEventListener("uncapturederror", this.#onRefusal);
+    this.setParameters(parameters);
   }
+
+  readonly #onRefusal = ({ error }: GPUUncapturedErrorEvent) => {
+    this.#refused ??= error;
+  };
 
   /** An optimizer for the parameters, where they are. */
   createOptimizer(
@@ -139,6 +138,10 @@ export class Host {
   }
 
   dispose(): void {
+    if (this.#device === "webgpu")
+      this.#jax
+        .getWebGPUDevice()
+        .removeEventListener("uncapturederror", this.#onRefusal);
     this.#jax.tree.dispose(this.#parameters);
     this.#parameters = {};
     for (const run of Object.values(this.#compiled)) run.dispose();
@@ -161,11 +164,24 @@ export class Host {
     return [this.#tensor(tokens), this.#tensor(targets)];
   }
 
+  /** @throws InputError when the GPU has refused something: the numbers mean nothing then. */
+  #checkGpu(): void {
+    if (!this.#refused) return;
+    const { message } = this.#refused;
+    throw new InputError(
+      `the GPU refused a step: ${message.split("\n")[0]}; it may be too large: make batch, context, width or layers smaller`,
+      { cause: this.#refused },
+    );
+  }
+
   async #run<T>(work: () => Promise<T>): Promise<T> {
     await turn();
     try {
-      return await work();
+      const result = await work();
+      this.#checkGpu();
+      return result;
     } catch (error) {
+      this.#checkGpu();
       // What V8 says when a WebAssembly memory cannot grow.
       if (error instanceof RangeError && /memory/i.test(error.message))
         throw new InputError(

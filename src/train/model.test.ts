@@ -1,6 +1,7 @@
 import * as jax from "@jax-js/jax";
 import { beforeAll, describe, expect, test } from "vitest";
 import { createForward, type Tensors } from "./forward.ts";
+import { largestArray } from "./heap.ts";
 import { initialParameters, parameterCount, parameterShapes } from "./model.ts";
 import { Random } from "./random.ts";
 
@@ -111,5 +112,14 @@ describe("the forward pass", () => {
 test("counts the parameters", () => {
   expect(parameterCount({ layers: 4, heads: 4, width: 128, context: 64 })).toBe(
     834_304,
+  );
+});
+
+test("the largest array of a step is found among matrices, logits and attention", () => {
+  const model = { layers: 9, heads: 2, width: 64, context: 32 };
+  expect(largestArray(model, 1)).toBe(4 * 4 * 64 * 64);
+  expect(largestArray(model, 100)).toBe(4 * 100 * 32 * 256);
+  expect(largestArray({ ...model, context: 512 }, 3)).toBe(
+    4 * 3 * 2 * 512 * 512,
   );
 });

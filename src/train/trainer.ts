@@ -6,8 +6,9 @@ import type { FusedOptimizer } from "../hosts/jax/fused.ts";
 import type { Recipe } from "../optimizers/define.ts";
 import { resolveConfig, type TrainConfig } from "./config.ts";
 import { asInputError, InputError } from "./errors.ts";
-import { checkHeap } from "./heap.ts";
+import { checkArrays, checkHeap } from "./heap.ts";
 import { Host } from "./host.ts";
+import { loadJax } from "./jax.ts";
 import {
   initialParameters,
   parameterCount,
@@ -101,12 +102,15 @@ export class Trainer {
     const { stateBytes } = estimateMemory(parameterShapes(config), recipe, {
       minQuantizedSize,
     });
-    checkHeap(config, config.batch, stateBytes);
+    const onGpu = config.device === "webgpu";
+    if (!onGpu) checkHeap(config, config.batch, stateBytes);
+    const jax = await loadJax(config.device, config.threads);
+    if (onGpu) checkArrays(config, config.batch, jax.getWebGPUDevice().limits);
     const parameters = initialParameters(
       config,
       new Random(config.seed, "parameters"),
     );
-    const host = await Host.create(config, parameters, config);
+    const host = new Host(jax, config, parameters, config);
     try {
       const optimizer = await host.createOptimizer(
         recipe,
