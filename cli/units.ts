@@ -5,6 +5,14 @@ const grouped = new Intl.NumberFormat("en-US");
 /** 834304 -> 834,304 */
 export const count = (value: number) => grouped.format(value);
 
+/** Three digits, and more where there are more before the point: 1.33, 133, 1,334. */
+export const digits = (value: number) =>
+  Math.abs(value) >= 999.5 ? count(Math.round(value)) : value.toPrecision(3);
+
+/** A part from 0 to 1: 0.0314 -> 3.1, 0.997 -> 100. */
+export const hundredths = (part: number) =>
+  part < 0.0995 ? (100 * part).toPrecision(2) : String(Math.round(100 * part));
+
 /** 1 step, 300 steps */
 export const plural = (value: number, noun: string) =>
   `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
@@ -17,9 +25,7 @@ export function bytes(value: number): string {
     value /= 1000;
     unit++;
   }
-  return unit === 0
-    ? `${value} bytes`
-    : `${value.toPrecision(3)} ${units[unit]}`;
+  return unit === 0 ? `${value} bytes` : `${digits(value)} ${units[unit]}`;
 }
 
 /** Seconds -> 0:07, 12:34, 1:02:03. */
@@ -34,7 +40,7 @@ export function duration(seconds: number): string {
 
 /** 1834 -> 1.83k, for rates. */
 export const rate = (value: number) =>
-  value < 1000 ? value.toFixed(0) : `${(value / 1000).toPrecision(3)}k`;
+  value < 999.5 ? value.toFixed(0) : `${digits(value / 1000)}k`;
 
 /** A learning rate without a tail of digits. */
 export const short = (value: number) => String(Number(value.toPrecision(3)));

@@ -1,6 +1,6 @@
 import type { StateChange } from "lowbit/io";
 import { harmless, wrap, type Terminal } from "../terminal.ts";
-import { bytes, count, plural } from "../units.ts";
+import { bytes, count, digits, plural } from "../units.ts";
 import type { Conversion } from "./command.ts";
 
 /** One object for programs. */
@@ -85,4 +85,4 @@ function describeGroup({ change, from, to, states }: Group): string {
   return `  ${what} requantized: ${from} to ${to}\n    root mean square error ${percent(mean)} of the values' own, at most ${percent(worst.error?.relative ?? 0)} (${harmless(worst.parameter)}/${worst.state})`;
 }
 
-const percent = (part: number) => `${(100 * part).toPrecision(3)} %`;
+const percent = (part: number) => `${digits(100 * part)} %`;

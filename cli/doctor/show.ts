@@ -1,5 +1,5 @@
 import { harmless, type Terminal } from "../terminal.ts";
-import { bytes, count } from "../units.ts";
+import { bytes, count, digits } from "../units.ts";
 import type { Verdict } from "./command.ts";
 import type { Machine } from "./machine.ts";
 import type { EngineReport } from "./probe.ts";
@@ -36,7 +36,7 @@ export function showEngine(report: EngineReport, { bold }: Terminal): string {
     const { recipe, nsPerParameter, parameters, bytesPerSecond } = speed;
     const share = bytesPerSecond / speed.copyBytesPerSecond;
     lines.push(
-      `  speed: ${recipe} on ${count(parameters)} parameters takes ${nsPerParameter.toPrecision(3)} ns each (${harmless(speed.device)})`,
+      `  speed: ${recipe} on ${count(parameters)} parameters takes ${digits(nsPerParameter)} ns each (${harmless(speed.device)})`,
       `    ${bytes(bytesPerSecond)} a second, ${share < 0.01 ? "less than 1" : Math.round(100 * share)} % of the ${bytes(speed.copyBytesPerSecond)} that a copy moves`,
     );
   }

@@ -177,7 +177,9 @@ function headerLength(first: Uint8Array, fileSize: number): number {
   const view = new DataView(first.buffer, first.byteOffset, 8);
   const length = Number(view.getBigUint64(0, true));
   if (length > MAX_HEADER || 8 + length > fileSize)
-    throw new FileError(`a header of ${length} bytes in a file of ${fileSize}`);
+    throw new FileError(
+      `a header of ${length} bytes in a file of ${fileSize}: it is cut off, or no safetensors file`,
+    );
   return length;
 }
 

@@ -103,10 +103,13 @@ function browserAdvice(
   return notes;
 }
 
-const percent = (share: number) => `${(100 * share).toPrecision(2)} %`;
+const percent = (share: number) =>
+  `${share < 0.0995 ? (100 * share).toPrecision(2) : Math.round(100 * share)} %`;
 
 function size(bytes: number): string {
-  const unit = bytes < 999.5e3 ? "kB" : bytes < 999.5e6 ? "MB" : "GB";
-  const of = { kB: 1e3, MB: 1e6, GB: 1e9 }[unit];
+  const units = { kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };
+  const [unit, of] = Object.entries(units).find(
+    ([, one]) => bytes < 999.5 * one,
+  ) ?? ["TB", 1e12];
   return `${(bytes / of).toPrecision(3)} ${unit}`;
 }
