@@ -1,7 +1,10 @@
 import fs from "node:fs";
 import path from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { FileError, type ByteSource } from "lowbit/io";
 import { InputError } from "lowbit/trainer";
+import { cannotWrite, isSystemError, look } from "./system.ts";
+import { catchInterrupts } from "./train/interrupt.ts";
 
 /** A file on disk that is read where it is asked for. */
 export interface InputFile extends ByteSource {
@@ -13,8 +16,11 @@ export interface InputFile extends ByteSource {
 export function openInput(name: string): InputFile {
   let file: number | undefined;
   try {
+    // Before it is opened: to open a pipe is to wait for who writes to it.
+    const found = look(name);
+    if (found) checkFile(name, found);
     file = fs.openSync(name, "r");
-    const { size } = checkFile(name, fs.fstatSync(file));
+    const { size } = fs.fstatSync(file);
     checkMagic(name, readAt(file, 0, Math.min(4, size)));
     const opened = file;
     return {
@@ -32,7 +38,7 @@ export function openInput(name: string): InputFile {
   }
 }
 
-function checkFile(name: string, stat: fs.Stats): fs.Stats {
+function checkFile(name: string, stat: fs.Stats): void {
   if (stat.isDirectory()) {
     const inside = checkpointIn(name);
     throw new InputError(
@@ -43,7 +49,6 @@ function checkFile(name: string, stat: fs.Stats): fs.Stats {
     throw new InputError(
       `'${name}' is no plain file; a checkpoint is read at any place, so save it first`,
     );
-  return stat;
 }
 
 /** The newest state of an optimizer in a run's folder, or any file that could be meant. */
@@ -100,7 +105,9 @@ export async function aboutFile<T>(
 
 /** @throws InputError when the file is there already and may not be replaced. */
 export function checkOutput(name: string, overwrite: boolean): void {
-  const found = fs.statSync(name, { throwIfNoEntry: false });
+  if (name === "-")
+    throw new InputError("the result goes to a file; '-' is none");
+  const found = look(name);
   if (found?.isDirectory())
     throw new InputError(`'${name}' is a folder; give the file to write`);
   if (found && !overwrite)
@@ -114,13 +121,18 @@ export function checkOutput(name: string, overwrite: boolean): void {
  * there before stays until then.
  *
  * @param progress told the bytes written so far
+ * @returns 0, or the exit code when Ctrl-C or the like came between: nothing was written
+ * @throws InputError when the place takes no file, or not all of it
  */
 export async function writeOutput(
   name: string,
   chunks: AsyncIterable<Uint8Array>,
   progress: (bytes: number) => void = () => {},
-): Promise<void> {
+): Promise<number> {
   const part = `${name}.${process.pid}.part`;
+  const interrupt = catchInterrupts(() => {});
+  const remove = () => fs.rmSync(part, { force: true });
+  process.once("exit", remove); // when Ctrl-C comes twice
   let file: number | undefined;
   try {
     file = openPart(name, part);
@@ -128,14 +140,21 @@ export async function writeOutput(
     for await (const chunk of chunks) {
       writeAll(file, chunk);
       progress((written += chunk.length));
+      await setImmediate(); // signals wait for their turn
+      if (interrupt.signal.aborted) return interrupt.code();
     }
     fs.fsyncSync(file);
     fs.closeSync(file);
     file = undefined;
     fs.renameSync(part, name);
+    return 0;
+  } catch (error) {
+    throw isSystemError(error) ? cannotWrite(name, error) : error;
   } finally {
     if (file !== undefined) fs.closeSync(file);
-    fs.rmSync(part, { force: true });
+    remove();
+    process.off("exit", remove);
+    interrupt.release();
   }
 }
 
@@ -143,10 +162,7 @@ function openPart(name: string, part: string): number {
   try {
     return fs.openSync(part, "wx");
   } catch (error) {
-    throw new InputError(
-      `cannot write to '${path.dirname(path.resolve(name))}': ${(error as Error).message}`,
-      { cause: error },
-    );
+    throw cannotWrite(path.dirname(path.resolve(name)), error);
   }
 }
 

@@ -1,6 +1,7 @@
 import fs from "node:fs";
 import path from "node:path";
 import { InputError } from "lowbit/trainer";
+import { cannotWrite, look, makeFolder, removeEmpty } from "./system.ts";
 
 /**
  * The full name of a folder that outputs may go to.
@@ -9,8 +10,10 @@ import { InputError } from "lowbit/trainer";
  * @throws InputError when something is in the way
  */
 export function checkFolder(folder: string, mayHold: boolean): string {
+  if (folder.trim() === "")
+    throw new InputError("--out has no name; give a folder");
   const full = path.resolve(folder);
-  const found = fs.statSync(full, { throwIfNoEntry: false });
+  const found = look(full);
   if (found && !found.isDirectory())
     throw new InputError(`--out '${folder}' is a file; give a folder`);
   if (found && !mayHold && fs.readdirSync(full).length > 0)
@@ -28,6 +31,9 @@ export class Folder {
   readonly path: string;
   readonly #overwrite: boolean;
   readonly #names: readonly string[];
+  /** The topmost folder that we made. */
+  #made: string | undefined;
+  #used = false;
 
   /**
    * @param names of the files that may be written; with `overwrite` those of an
@@ -40,24 +46,50 @@ export class Folder {
     this.#names = names;
   }
 
-  /** Makes the folder and clears an earlier run's files away. */
-  open(): void {
+  /**
+   * Makes the folder and tries whether files can be written to it, so that this
+   * is known before hours of work.
+   *
+   * @throws InputError when they cannot
+   */
+  prepare(): void {
+    const trial = path.join(this.path, `.${process.pid}.part`);
     try {
-      fs.mkdirSync(this.path, { recursive: true });
+      this.#made = makeFolder(this.path);
+      fs.writeFileSync(trial, "");
+      fs.rmSync(trial);
+    } catch (error) {
+      this.abandon();
+      throw cannotWrite(this.path, error);
+    }
+  }
+
+  /** Clears an earlier run's files away, as now there is something in their place. */
+  open(): void {
+    this.#used = true;
+    try {
       if (this.#overwrite)
         for (const name of this.#names)
           fs.rmSync(path.join(this.path, name), { force: true });
     } catch (error) {
-      throw new InputError(
-        `cannot write to '${this.path}': ${(error as Error).message}`,
-        { cause: error },
-      );
+      throw cannotWrite(this.path, error);
     }
   }
 
+  /** When nothing came of it: as if nothing had happened. */
+  abandon(): void {
+    if (this.#made && !this.#used) removeEmpty(this.path, this.#made);
+  }
+
+  /** Writes a whole file; what fails leaves the one that was there. */
   write(name: string, content: string): void {
     const part = path.join(this.path, `${name}.part`);
-    fs.writeFileSync(part, content, { flush: true });
-    fs.renameSync(part, path.join(this.path, name));
+    try {
+      fs.writeFileSync(part, content, { flush: true });
+      fs.renameSync(part, path.join(this.path, name));
+    } catch (error) {
+      fs.rmSync(part, { force: true });
+      throw error;
+    }
   }
 }

@@ -8,10 +8,13 @@
 
 import { InputError, nearestName } from "lowbit/trainer";
 import { commands } from "./commands.ts";
+import { isSystemError } from "./system.ts";
 import { version } from "./version.ts";
 
 async function main(args: readonly string[]): Promise<number> {
-  const [name, ...rest] = args;
+  // `lowbit help`, `lowbit help train`, as people try.
+  const asked = args[0] === "help" ? [...args.slice(1, 2), "--help"] : args;
+  const [name, ...rest] = asked;
   if (name === undefined || name === "--help" || name === "-h") {
     console.log(help());
     return name === undefined ? 2 : 0;
@@ -65,8 +68,9 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 main(process.argv.slice(2)).then(
   (code) => (process.exitCode = code),
   (error: unknown) => {
-    const isInput = error instanceof InputError;
-    console.error(isInput ? `lowbit: ${error.message}` : error);
-    process.exitCode = isInput ? 2 : 1;
+    // What the system refuses is no mistake of ours, either.
+    const isTheirs = error instanceof InputError || isSystemError(error);
+    console.error(isTheirs ? `lowbit: ${error.message}` : error);
+    process.exitCode = isTheirs ? 2 : 1;
   },
 );

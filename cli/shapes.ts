@@ -17,10 +17,11 @@ const BUFFERS =
  */
 export async function readShapes(file: string): Promise<Shapes> {
   if (!file.endsWith(".index.json")) return readHeader(file);
-  const index = readJson(file) as { weight_map?: Record<string, string> };
-  const shards = [...new Set(Object.values(index.weight_map ?? {}))].sort();
-  if (shards.length === 0)
-    throw new InputError(`'${file}' has no weight_map; is it an index?`);
+  const shards = shardsOf(readJson(file));
+  if (!shards)
+    throw new InputError(
+      `'${file}' has no weight_map of tensors to files; is it an index?`,
+    );
   const folder = path.dirname(file);
   const missing = shards.filter(
     (name) => !fs.existsSync(path.join(folder, name)),
@@ -35,6 +36,17 @@ export async function readShapes(file: string): Promise<Shapes> {
       shards.map((name) => readHeader(path.join(folder, name))),
     )),
   ) as Shapes;
+}
+
+/** The files that an index names; undefined when it is none. */
+function shardsOf(index: unknown): string[] | undefined {
+  const map = (index as { weight_map?: unknown } | null)?.weight_map;
+  if (typeof map !== "object" || map === null) return undefined;
+  const names: unknown[] = [...new Set(Object.values(map))];
+  const files = names.filter((name) => typeof name === "string");
+  return files.length === names.length && files.length > 0
+    ? files.sort()
+    : undefined;
 }
 
 function readJson(file: string): unknown {

@@ -17,7 +17,7 @@ export function openTerminal(stream: NodeJS.WriteStream): Terminal {
     color ? `\x1b[${code}m${text}\x1b[0m` : text;
   return {
     live,
-    width: () => stream.columns ?? 80,
+    width: () => stream.columns || 80, // 0: it does not know
     bold: style(1),
     dim: style(2),
   };

@@ -5,7 +5,15 @@ import { describe, expect, test } from "vitest";
 import { harmless, openTerminal, wrap } from "../cli/terminal.ts";
 import { Pace, progressLine } from "../cli/train/progress.ts";
 import { Screen } from "../cli/train/screen.ts";
-import { bytes, count, duration, plural, rate } from "../cli/units.ts";
+import {
+  bytes,
+  count,
+  digits,
+  duration,
+  hundredths,
+  plural,
+  rate,
+} from "../cli/units.ts";
 
 const result = (step: number, milliseconds = 100) => ({
   kind: "step" as const,
@@ -50,7 +58,7 @@ function startScreen(isTTY: boolean, columns?: number) {
 test("a run begins with its configuration and its memory", () => {
   const { began } = startScreen(false);
   expect(began).toContain("GPT of 834,304 parameters: 4 layers, 4 heads");
-  expect(began).toContain("the last 100 bytes (10%)");
+  expect(began).toContain("the last 100 bytes (10 %)");
   expect(began).toContain(
     "1,735,936 bytes (1.74 MB); in 32-bit 6,674,432 bytes (6.67 MB), 3.84 times as much",
   );
@@ -134,6 +142,14 @@ test("numbers have units", () => {
   expect([7, 754, 3723].map(duration)).toEqual(["0:07", "12:34", "1:02:03"]);
   expect([12.4, 1834].map(rate)).toEqual(["12", "1.83k"]);
   expect(count(834304)).toBe("834,304");
+  expect([0.0123, 1.234, 999.4, 1334.4].map(digits)).toEqual([
+    "0.0123",
+    "1.23",
+    "999",
+    "1,334",
+  ]);
+  expect([0, 0.0314, 0.997].map(hundredths)).toEqual(["0.0", "3.1", "100"]);
+  expect([999.7, 1.5e6].map(rate)).toEqual(["1.00k", "1,500k"]);
   expect([1, 2].map((n) => plural(n, "step"))).toEqual(["1 step", "2 steps"]);
 });
 

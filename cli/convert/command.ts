@@ -46,6 +46,8 @@ export interface Conversion {
   readonly to: LayoutName;
   readonly open: OpenState;
   readonly file: StateFile;
+  /** 0, or that of Ctrl-C, when nothing was written. */
+  readonly code: number;
 }
 
 /** `lowbit convert` */
@@ -56,6 +58,7 @@ export const convert: Command = {
     const input = openInput(flags.input);
     try {
       const done = await run(input, flags);
+      if (done.code !== 0) return done.code;
       if (flags.json) console.log(JSON.stringify(jsonOfConversion(done)));
       else if (!flags.quiet)
         console.log(describeConversion(done, openTerminal(process.stdout)));
@@ -88,11 +91,11 @@ async function run(input: InputFile, flags: ConvertFlags): Promise<Conversion> {
         ...(recipe ? { recipe } : {}),
       });
       const progress = percentage(flags.json || flags.quiet);
-      await writeOutput(output, file.chunks(), (bytes) =>
+      const code = await writeOutput(output, file.chunks(), (bytes) =>
         progress(bytes / file.size),
       );
       const inputBytes = input.size;
-      return { input: input.name, inputBytes, output, to, open, file };
+      return { input: input.name, inputBytes, output, to, open, file, code };
     });
   } catch (error) {
     throw asInputError(error);

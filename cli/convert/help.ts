@@ -44,4 +44,4 @@ ${[
 
 The keys of each layout, and the Python that saves and loads them: docs/interchange.md.
 
-Exit code 0: done; 2: what was asked for cannot work.`;
+Exit code 0: done; 2: what was asked for cannot work; 130: Ctrl-C, nothing written.`;

@@ -11,6 +11,7 @@ import {
 import { InputError, nearestName } from "lowbit/trainer";
 import type { Sizes } from "./flags.ts";
 import { readShapes } from "../shapes.ts";
+import { look } from "../system.ts";
 
 /** A model, and what the file says about how it is run. */
 export interface Found {
@@ -35,8 +36,12 @@ export async function findModel(
     return { model: modelFromSizes(sizes, title) };
   }
   if (name === undefined) return undefined;
-  const found = fs.statSync(name, { throwIfNoEntry: false });
+  const found = look(name);
   if (found?.isDirectory()) return fromFolder(name);
+  if (found && !found.isFile())
+    throw new InputError(
+      `'${name}' is no plain file; give a config.json or a safetensors file`,
+    );
   if (found) return fromFile(name);
   const known = publicModel(name);
   if (known) return { model: known };

@@ -63,6 +63,8 @@ export function parsePlanFlags(args: readonly string[]): PlanFlags {
     vocabulary: whole("vocabulary"),
   };
   const sized = Object.values(sizes).some((value) => value !== undefined);
+  if (texts.preset !== undefined)
+    checkAlone([...positionals, ...Object.keys(texts), ...switches]);
   if (sized && positionals.length > 0)
     throw new InputError(
       "a model comes from a file or from --params and the like, not from both",
@@ -91,6 +93,15 @@ export function parsePlanFlags(args: readonly string[]): PlanFlags {
   };
 }
 
+/** A paper's table has its models and its assumptions. */
+function checkAlone(given: readonly string[]): void {
+  const more = given.find((name) => name !== "preset" && name !== "json");
+  if (more !== undefined)
+    throw new InputError(
+      `--preset has its own models and assumptions, and only --json goes with it; leave ${more in kinds ? `--${more}` : `'${more}'`} out`,
+    );
+}
+
 /** Without what was not given. */
 const given = (options: {
   [K in keyof PlanOptions]: PlanOptions[K] | undefined;
@@ -103,12 +114,14 @@ const given = (options: {
 function parseCount(name: string, text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kmbt]?)$/i.exec(text.trim());
   const factors: Record<string, number> = { k: 1e3, m: 1e6, b: 1e9, t: 1e12 };
-  const value =
-    match && Number(match[1]) * (factors[match[2]!.toLowerCase()] ?? 1);
-  if (value && Number.isInteger(Math.round(value)) && value >= 1)
-    return Math.round(value);
+  const value = match
+    ? Number(match[1]) * (factors[match[2]!.toLowerCase()] ?? 1)
+    : 0;
+  const whole = Math.round(value);
+  // 1.3B is whole but for the rounding of a product; 1.5 is not.
+  if (whole >= 1 && Math.abs(value - whole) < 1e-9 * whole) return whole;
   throw new InputError(
-    `--${name} must be a number, 1 or more, as 1024 or 7B, given '${text}'`,
+    `--${name} must be a whole number, 1 or more, as 1024 or 7B, given '${text}'`,
   );
 }
 

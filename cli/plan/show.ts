@@ -52,7 +52,7 @@ export function showPlan(
 }
 
 const describeModel = ({ model, parameters, trained }: Plan) =>
-  `${harmless(model)}: ${count(parameters)} parameters${trained === parameters ? "" : `, of which none; ${count(trained)} in adapters are trained`}`;
+  `${harmless(model)}: ${count(parameters)} parameters${trained === parameters ? "" : `, frozen; ${count(trained)} in adapters are trained`}`;
 
 function describeActivations(plan: Plan): string {
   const { activations, batch, context, checkpointing, attention, host } = plan;
@@ -155,7 +155,10 @@ export function showPreset(
 export const presetNames = () => Object.keys(presets);
 
 function bullet(text: string, width: number): string[] {
-  const [first, ...rest] = wrap(harmless(text), Math.min(width, 100) - 2);
+  const [first, ...rest] = wrap(
+    harmless(text),
+    Math.min(Math.max(width, 40), 100) - 2,
+  );
   return [`- ${first}`, ...rest.map((line) => `  ${line}`)];
 }
 

@@ -8,6 +8,7 @@ import {
   type TrainEvent,
 } from "lowbit/trainer";
 import type { Command } from "../command.ts";
+import { cannotWrite, isSystemError } from "../system.ts";
 import { openTerminal } from "../terminal.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { sha256 } from "./durable.ts";
@@ -23,7 +24,7 @@ import {
 } from "./reporter.ts";
 import { checkText, openRun, type Past } from "./resume.ts";
 import { Screen } from "./screen.ts";
-import { Tally } from "./summary.ts";
+import { Tally, type Summary } from "./summary.ts";
 import { readText, type Text } from "./text.ts";
 
 /** A run that is about to begin, or to go on. */
@@ -109,6 +110,7 @@ async function follow(start: Start): Promise<void> {
   const tally = new Tally(before?.progress);
   const samples = [...(before?.samples ?? [])];
   const looked = before?.progress.looked;
+  let behind = false;
   try {
     outputs.open(
       ({ step, validationLoss }) =>
@@ -121,8 +123,14 @@ async function follow(start: Start): Promise<void> {
       tally.add(event);
       if (event.kind === "sample")
         samples.push(`--- step ${event.step}\n${decode(event.text)}\n`);
-      if (event.kind === "step" || event.kind === "validation")
-        outputs.log(logLine(event));
+      if (event.kind === "step" || event.kind === "validation") {
+        const refused = outputs.log(logLine(event));
+        if (refused && !behind)
+          reporter.notice(
+            `log.jsonl is behind from step ${event.step} on: ${refused.message}; its lines wait for room`,
+          );
+        behind = refused !== undefined;
+      }
       if (event.kind === "save" && !(await save(start, tally, samples)))
         continue;
       reporter.event(event);
@@ -130,15 +138,50 @@ async function follow(start: Start): Promise<void> {
   } catch (error) {
     // Nothing learned, nothing to keep.
     if (trainer.steps === 0 && !past) outputs.discard();
-    throw error;
+    throw isSystemError(error) ? cannotWrite(outputs.folder, error) : error;
   }
   const summary = tally.summary(trainer, text);
-  outputs.closeLog();
-  await outputs.write("samples.txt", samples.join("\n"));
-  await outputs.write("model.safetensors", trainer.modelFile());
-  // Last: it says that the run has ended.
-  await outputs.write("summary.json", `${JSON.stringify(summary, null, 2)}\n`);
-  reporter.end(summary, path.relative(process.cwd(), outputs.folder) || ".");
+  const folder = path.relative(process.cwd(), outputs.folder) || ".";
+  const failure = await writeEnd(start, summary, samples);
+  reporter.end(summary, folder, failure === undefined);
+  if (failure)
+    throw new InputError(
+      `not all outputs could be written to '${folder}': ${failure.message}; ${howToFinish(start, folder)}`,
+      { cause: failure },
+    );
+}
+
+/** What the run came to, the dearest first. @returns why something is missing */
+async function writeEnd(
+  { trainer, outputs }: Start,
+  summary: Summary,
+  samples: readonly string[],
+): Promise<Error | undefined> {
+  const failures: Error[] = [];
+  const attempt = async (write: () => void | Promise<void>) => {
+    try {
+      await write();
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+      failures.push(error);
+    }
+  };
+  await attempt(() => outputs.write("model.safetensors", trainer.modelFile()));
+  await attempt(() => outputs.write("samples.txt", samples.join("\n")));
+  await attempt(() => outputs.closeLog());
+  // Last, and only of a whole run: it says that the run has ended.
+  if (failures.length === 0)
+    await attempt(() =>
+      outputs.write("summary.json", `${JSON.stringify(summary, null, 2)}\n`),
+    );
+  return failures[0];
+}
+
+function howToFinish({ checkpoints }: Start, folder: string): string {
+  const [last] = checkpoints.names();
+  return last
+    ? `make room, then lowbit train --resume ${folder} goes on from ${last}`
+    : "there is no checkpoint to go on from (--save-every makes some)";
 }
 
 /** Saves a checkpoint. A disk that is full today must not end the run. */
@@ -163,9 +206,7 @@ async function save(
     });
     return true;
   } catch (error) {
-    // Only a disk says such things; anything else is a mistake of ours.
-    if (!(error instanceof Error && "code" in error && "syscall" in error))
-      throw error;
+    if (!isSystemError(error)) throw error;
     const [last] = checkpoints.names();
     reporter.notice(
       `no checkpoint could be saved at step ${trainer.steps}: ${error.message}; ${last ? `the last is ${last}` : "there is none yet"}`,

@@ -1,9 +1,10 @@
 import fs from "node:fs";
 import path from "node:path";
-import { InputError } from "lowbit/trainer";
 import { checkFolder } from "../folder.ts";
+import { cannotWrite, makeFolder, removeEmpty } from "../system.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { flushFolder, writeFlushed, type Chunks } from "./durable.ts";
+import { Log } from "./log.ts";
 
 const names = [
   "config.json",
@@ -25,7 +26,7 @@ export class Outputs {
   readonly #use: "fresh" | "overwrite" | "resume";
   /** The topmost folder that we made, to be removed when nothing came of it. */
   #made: string | undefined;
-  #log: number | undefined;
+  #log: Log | undefined;
 
   /**
    * @param use what to do with a folder that has something in it: to refuse it,
@@ -44,19 +45,16 @@ export class Outputs {
    */
   open(keep: (line: Readonly<Record<string, number>>) => boolean): void {
     try {
-      this.#made = fs.mkdirSync(this.folder, { recursive: true });
+      this.#made = makeFolder(this.folder);
       if (this.#use === "overwrite") {
         new Checkpoints(this.folder).clear();
         for (const name of names) fs.rmSync(this.#path(name), { force: true });
       }
       if (this.#use === "resume") this.#restoreLog(keep);
       const mode = this.#use === "resume" ? "a" : "w";
-      this.#log = fs.openSync(this.#part("log.jsonl"), mode);
+      this.#log = new Log(this.#part("log.jsonl"), mode);
     } catch (error) {
-      throw new InputError(
-        `cannot write to '${this.folder}': ${(error as Error).message}`,
-        { cause: error },
-      );
+      throw cannotWrite(this.folder, error);
     }
   }
 
@@ -80,31 +78,36 @@ export class Outputs {
     fs.rmSync(this.#path("log.jsonl"), { force: true });
   }
 
-  /** Writes a whole file. */
+  /** Writes a whole file; what fails leaves the one that was there. */
   async write(name: OutputName, content: string | Chunks): Promise<void> {
     const chunks =
       typeof content === "string"
         ? [new TextEncoder().encode(content)]
         : content;
-    await writeFlushed(fs, this.#part(name), chunks);
-    fs.renameSync(this.#part(name), this.#path(name));
+    try {
+      await writeFlushed(fs, this.#part(name), chunks);
+      fs.renameSync(this.#part(name), this.#path(name));
+    } catch (error) {
+      fs.rmSync(this.#part(name), { force: true });
+      throw error;
+    }
     flushFolder(fs, this.folder);
   }
 
-  /** Adds a line to the log. */
-  log(line: Readonly<Record<string, unknown>>): void {
-    if (this.#log !== undefined)
-      fs.writeSync(this.#log, `${JSON.stringify(line)}\n`);
+  /** Adds a line to the log. @returns why the disk did not take it yet; it waits */
+  log(line: Readonly<Record<string, unknown>>): Error | undefined {
+    return this.#log?.add(line);
   }
 
-  /** Waits until the log is on the disk, as far as it goes. */
+  /** Waits until the log is on the disk. */
   flushLog(): void {
-    if (this.#log !== undefined) fs.fsyncSync(this.#log);
+    this.#log?.flush();
   }
 
+  /** The log under its name, when all of it is on the disk. */
   closeLog(): void {
-    if (this.#log === undefined) return;
-    fs.closeSync(this.#log);
+    this.flushLog();
+    this.#log?.close();
     this.#log = undefined;
     fs.renameSync(this.#part("log.jsonl"), this.#path("log.jsonl"));
   }
@@ -112,7 +115,7 @@ export class Outputs {
   /** After a failure before the first result: as if nothing had happened. */
   discard(): void {
     if (this.#log === undefined) return;
-    fs.closeSync(this.#log);
+    this.#log.close();
     this.#log = undefined;
     for (const name of names) {
       fs.rmSync(this.#part(name), { force: true });
@@ -127,15 +130,6 @@ export class Outputs {
 
   #part(name: OutputName): string {
     return path.join(this.folder, `${name}.part`);
-  }
-}
-
-/** Removes folders upwards from `folder` to `top`, as far as they are empty. */
-function removeEmpty(folder: string, top: string): void {
-  for (let at = folder; ; at = path.dirname(at)) {
-    if (fs.readdirSync(at).length > 0) return;
-    fs.rmdirSync(at);
-    if (at === path.resolve(top)) return;
   }
 }
 

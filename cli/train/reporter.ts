@@ -10,7 +10,8 @@ export interface Reporter {
   notice(text: string): void;
   /** The user wants to end; a step may still be under way. */
   interrupted(): void;
-  end(summary: Summary, folder: string): void;
+  /** @param whole whether all outputs are in the folder */
+  end(summary: Summary, folder: string, whole: boolean): void;
 }
 
 /** `--quiet`: only where the outputs are. */
@@ -19,7 +20,9 @@ export const quietReporter: Reporter = {
   event() {},
   notice: (text) => console.error(`lowbit: ${text}`),
   interrupted() {},
-  end: (_summary, folder) => console.log(folder),
+  end: (_summary, folder, whole) => {
+    if (whole) console.log(folder);
+  },
 };
 
 /** `--json`: an object a line. */
@@ -41,7 +44,8 @@ export const jsonReporter: Reporter = {
   },
   notice: (text) => print({ event: "notice", message: text }),
   interrupted: () => print({ event: "interrupted" }),
-  end: (summary, folder) => print({ event: "end", ...summary, folder }),
+  end: (summary, folder, whole) =>
+    print({ event: "end", ...summary, folder, whole }),
 };
 
 const print = (object: unknown) => console.log(JSON.stringify(object));

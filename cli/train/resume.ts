@@ -7,6 +7,7 @@ import {
   resolveConfig,
   type TrainConfig,
 } from "lowbit/trainer";
+import { look } from "../system.ts";
 import { Checkpoints, type RunState } from "./checkpoints.ts";
 import { sha256 } from "./durable.ts";
 import { checkData, readConfig, type Flags } from "./flags.ts";
@@ -38,7 +39,7 @@ export interface Past {
 
 /** @throws InputError when there is no run, or it cannot go on. Nothing is written. */
 export function openRun(flags: Flags, folder: string): Past {
-  const found = fs.statSync(folder, { throwIfNoEntry: false });
+  const found = look(folder);
   if (!found) throw new InputError(`--resume: there is no folder '${folder}'`);
   if (!found.isDirectory())
     throw new InputError(

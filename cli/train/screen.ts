@@ -1,6 +1,14 @@
 import type { StepResult, TrainEvent, Trainer } from "lowbit/trainer";
 import { harmless, type Terminal } from "../terminal.ts";
-import { bytes, count, duration, plural, rate, short } from "../units.ts";
+import {
+  bytes,
+  count,
+  duration,
+  hundredths,
+  plural,
+  rate,
+  short,
+} from "../units.ts";
 import { Pace, progressLine } from "./progress.ts";
 import { decode, type Reporter } from "./reporter.ts";
 import type { Summary } from "./summary.ts";
@@ -43,7 +51,7 @@ export class Screen implements Reporter {
       ],
       [
         "held out",
-        `the last ${bytes(split.validationBytes)} (${heldOut}%), for the validation loss`,
+        `the last ${bytes(split.validationBytes)} (${heldOut} %), for the validation loss`,
       ],
       [
         "training",
@@ -89,7 +97,7 @@ export class Screen implements Reporter {
     this.#line("ending after this step (Ctrl-C again ends at once) ...");
   }
 
-  end(summary: Summary, folder: string): void {
+  end(summary: Summary, folder: string, whole: boolean): void {
     const { validationLoss, optimizerShare, status } = summary;
     const { first, last } = validationLoss;
     this.#line("");
@@ -98,7 +106,7 @@ export class Screen implements Reporter {
         status,
         `${plural(summary.steps, "step")} in ${duration(summary.seconds)}, ${rate(summary.tokensPerSecond)} bytes/s`,
       ],
-      ...(first === undefined || last === undefined
+      ...(!isNumber(first) || !isNumber(last)
         ? []
         : ([
             [
@@ -107,11 +115,8 @@ export class Screen implements Reporter {
             ],
           ] as const)),
       ["state", stateLine(summary.stateBytes, summary.stateBytes32)],
-      [
-        "optimizer",
-        `${(100 * optimizerShare).toPrecision(2)}% of the steps' time`,
-      ],
-      ["outputs", folder],
+      ["optimizer", `${hundredths(optimizerShare)} % of the steps' time`],
+      ["outputs", whole ? folder : `${folder}, not whole: see below`],
       ...(status === "interrupted" && this.#saved === summary.steps
         ? ([["go on with", `lowbit train --resume ${folder}`]] as const)
         : []),
@@ -166,6 +171,9 @@ export class Screen implements Reporter {
     this.#barShown = false;
   }
 }
+
+/** A loss that was no number is null in JSON, from which a run may go on. */
+const isNumber = (loss: unknown): loss is number => typeof loss === "number";
 
 const stateLine = (stateBytes: number, stateBytes32: number) =>
   stateBytes === 0

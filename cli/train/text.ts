@@ -2,6 +2,7 @@ import fs from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { InputError } from "lowbit/trainer";
+import { look } from "../system.ts";
 
 /** What a run trains on. */
 export interface Text {
@@ -11,8 +12,8 @@ export interface Text {
   readonly description: string;
 }
 
-/** Above this, JavaScript's own limits come into sight. */
-const MAX_BYTES = 2 ** 31;
+/** What one array and one checksum of Node take. */
+const MAX_BYTES = 2 ** 31 - 1;
 
 /**
  * Reads the text: files one after another, those of a folder or a glob in the
@@ -29,7 +30,14 @@ export function readText(data: readonly string[] | undefined): Text {
     throw new InputError(
       `the text has ${(size / 2 ** 30).toFixed(1)} GiB, and 2 GiB is the most`,
     );
-  const bytes = Buffer.concat(files.map(readFile));
+  const pieces: Buffer[] = [];
+  let room = MAX_BYTES;
+  for (const file of files)
+    for (const piece of readPieces(file, room)) {
+      pieces.push(piece);
+      room -= piece.length;
+    }
+  const bytes = Buffer.concat(pieces);
   const description = data
     ? `${data.map((name) => (name === "-" ? "standard input" : name)).join(" ")}`
     : "TypeScript's declaration files";
@@ -38,22 +46,52 @@ export function readText(data: readonly string[] | undefined): Text {
   return { bytes, files: files.length, description };
 }
 
-const sizeOf = (file: string) => (file === "-" ? 0 : fs.statSync(file).size);
+/** 0 for what has no size before its end: standard input, pipes, devices. */
+const sizeOf = (file: string) => (file === "-" ? 0 : (look(file)?.size ?? 0));
 
-function readFile(file: string): Buffer {
+/** A file's bytes, at most `room` of them: a pipe or a device may have no end. */
+export function* readPieces(file: string, room: number): Generator<Buffer> {
+  const name = file === "-" ? "standard input" : `'${file}'`;
+  let handle = 0; // standard input
   try {
-    return fs.readFileSync(file === "-" ? 0 : file); // 0 is standard input
+    if (file !== "-") handle = fs.openSync(file, "r");
+    const piece = Buffer.allocUnsafe(2 ** 20);
+    for (let left = room; ;) {
+      const count = readSome(handle, piece);
+      if (count === 0) return;
+      if (count > left)
+        throw new InputError(
+          `${name} goes on for more than 2 GiB, which is the most`,
+        );
+      left -= count;
+      yield Buffer.from(piece.subarray(0, count)); // a pipe gives little at a time
+    }
   } catch (error) {
-    const name = file === "-" ? "standard input" : `'${file}'`;
+    if (error instanceof InputError) throw error;
     throw new InputError(`cannot read ${name}: ${(error as Error).message}`, {
       cause: error,
     });
+  } finally {
+    if (handle !== 0) fs.closeSync(handle);
   }
+}
+
+function readSome(handle: number, piece: Buffer): number {
+  for (;;)
+    try {
+      return fs.readSync(handle, piece);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "EOF") return 0; // how Windows ends a pipe
+      if (code !== "EAGAIN") throw error;
+      // Standard input that somebody set not to block: nothing is there yet.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+    }
 }
 
 function findFiles(name: string): string[] {
   if (name === "-") return ["-"];
-  const found = fs.statSync(name, { throwIfNoEntry: false });
+  const found = look(name);
   if (found?.isDirectory()) return filesIn(name);
   if (found) return [name];
   if (!/[*?[{]/.test(name))
@@ -65,15 +103,13 @@ function findFiles(name: string): string[] {
     throw new InputError(
       `globs need Node 22 or newer, and this is ${process.version}`,
     );
-  const matches = fs
-    .globSync(name)
-    .filter((match) => fs.statSync(match).isFile());
+  const matches = fs.globSync(name).filter((match) => look(match)?.isFile());
   if (matches.length === 0)
     throw new InputError(`no file matches '${name}' in ${process.cwd()}`);
   return matches.sort();
 }
 
-/** All files below, without hidden ones and installed packages. */
+/** All files below, linked ones too, without hidden ones and installed packages. */
 function filesIn(folder: string): string[] {
   const files = fs
     .readdirSync(folder, { withFileTypes: true })
@@ -81,7 +117,9 @@ function filesIn(folder: string): string[] {
     .flatMap((entry) => {
       const place = path.join(folder, entry.name);
       if (entry.isDirectory()) return filesIn(place);
-      return entry.isFile() ? [place] : [];
+      // No linked folders, as they may lead round in circles.
+      const linked = entry.isSymbolicLink() && look(place)?.isFile();
+      return entry.isFile() || linked ? [place] : [];
     });
   return files.sort();
 }
