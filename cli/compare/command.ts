@@ -10,6 +10,7 @@ import {
 } from "lowbit/trainer";
 import type { Command } from "../command.ts";
 import { Folder } from "../folder.ts";
+import { cannotWrite, isSystemError } from "../system.ts";
 import { openTerminal } from "../terminal.ts";
 import { catchInterrupts } from "../train/interrupt.ts";
 import { defaultFolder } from "../train/outputs.ts";
@@ -44,11 +45,17 @@ export const compare: Command = {
     const interrupt = catchInterrupts(() => reporter.interrupted());
     const { paths, remove } = keepInput(flags.data, text);
     const setting = { flags, plans, text, folder, template, reporter };
+    // Also when Ctrl-C comes twice.
+    process.once("exit", remove);
     try {
+      folder.prepare();
+      reporter.start(plans, text, flags);
       const failed = await runAll(setting, paths, interrupt.signal);
       return interrupt.code() || (failed > 0 ? 1 : 0);
     } finally {
+      process.off("exit", remove);
       remove();
+      folder.abandon();
       interrupt.release();
     }
   },
@@ -100,16 +107,23 @@ async function runAll(
   const { flags, plans, folder, reporter } = setting;
   const done: (RunResult | undefined)[] = plans.map(() => undefined);
   let [next, failed, opened] = [0, 0, false];
-  const keep = (seconds: number) => {
+  const start = performance.now();
+  /** What there is so far, and why it is not on the disk, where it is not. */
+  const keep = () => {
     const runs = done.filter((run) => run !== undefined);
     if (runs.length === 0) return undefined;
-    if (!opened) folder.open();
-    opened = true;
-    return writeAll(setting, runs, seconds);
+    const seconds = (performance.now() - start) / 1000;
+    const comparison = compareRuns(setting, runs, seconds);
+    try {
+      if (!opened) folder.open();
+      opened = true;
+      writeAll(setting, comparison);
+      return { comparison };
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+      return { comparison, refused: cannotWrite(folder.path, error) };
+    }
   };
-  const start = performance.now();
-  const elapsed = () => (performance.now() - start) / 1000;
-  reporter.start(plans, setting.text, flags);
   const refused = new AbortController();
   const either = AbortSignal.any([signal, refused.signal]);
   const work = async () => {
@@ -127,7 +141,8 @@ async function runAll(
         );
         done[index] = run;
         reporter.ran(index, run);
-        keep(elapsed());
+        const { refused } = keep()!;
+        if (refused) reporter.notice(`${refused.message}; the runs go on`);
       } catch (error) {
         if (error instanceof InputError) {
           refused.abort();
@@ -142,9 +157,12 @@ async function runAll(
     Array.from({ length: flags.jobs }, work),
   );
   for (const end of ends) if (end.status === "rejected") throw end.reason;
-  const comparison = keep(elapsed());
-  if (comparison)
-    reporter.end(comparison, path.relative(process.cwd(), folder.path) || ".");
+  const end = keep();
+  if (end) {
+    const place = path.relative(process.cwd(), folder.path) || ".";
+    reporter.end(end.comparison, end.refused ? undefined : place);
+    if (end.refused) throw end.refused;
+  }
   return failed;
 }
 
@@ -158,13 +176,13 @@ function formatsOf(
   return optimizers.filter((other) => other !== optimizer);
 }
 
-function writeAll(
-  { flags, plans, text, folder, template }: Setting,
+function compareRuns(
+  { flags, plans, text }: Setting,
   runs: readonly RunResult[],
   seconds: number,
 ): Comparison {
-  const { optimizers, seeds, jobs } = flags;
-  const comparison: Comparison = {
+  const { optimizers, jobs } = flags;
+  return {
     version: 1,
     created: new Date().toISOString(),
     lowbit: version(),
@@ -179,6 +197,13 @@ function writeAll(
     summary: summarize(optimizers, runs),
     runs,
   };
+}
+
+function writeAll(
+  { flags, plans, folder, template }: Setting,
+  comparison: Comparison,
+): void {
+  const { optimizers, seeds, jobs } = flags;
   const full = flags.data?.map((name) =>
     name === "-" ? "-" : path.resolve(name),
   );
@@ -196,7 +221,6 @@ function writeAll(
   );
   folder.write("results.json", json(comparison));
   folder.write("report.html", report(template, comparison));
-  return comparison;
 }
 
 const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;

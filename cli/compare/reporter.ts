@@ -12,9 +12,12 @@ export interface Reporter {
   event(run: number, event: FromWorker): void;
   ran(run: number, result: RunResult): void;
   failed(run: number, error: Error): void;
+  /** Something that a person should know and that ends nothing. */
+  notice(text: string): void;
   /** The user wants to end; steps may still be under way. */
   interrupted(): void;
-  end(comparison: Comparison, folder: string): void;
+  /** @param folder where the outputs are; undefined when they could not be written */
+  end(comparison: Comparison, folder: string | undefined): void;
 }
 
 export function chooseReporter(
@@ -32,8 +35,11 @@ const quietReporter: Reporter = {
   event() {},
   ran() {},
   failed: (_run, error) => console.error(`lowbit: ${error.message}`),
+  notice: (text) => console.error(`lowbit: ${text}`),
   interrupted() {},
-  end: (_comparison, folder) => console.log(folder),
+  end: (_comparison, folder) => {
+    if (folder !== undefined) console.log(folder);
+  },
 };
 
 /** `--json`: an object a line. */
@@ -71,11 +77,15 @@ class JsonReporter implements Reporter {
     print({ event: "failed", ...this.#which(run), message });
   }
 
+  notice(message: string): void {
+    print({ event: "notice", message });
+  }
+
   interrupted(): void {
     print({ event: "interrupted" });
   }
 
-  end({ summary, seconds }: Comparison, folder: string): void {
+  end({ summary, seconds }: Comparison, folder: string | undefined): void {
     print({ event: "end", summary, seconds, folder });
   }
 

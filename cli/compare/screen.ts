@@ -3,12 +3,17 @@ import { table } from "../table.ts";
 import { harmless, type Terminal } from "../terminal.ts";
 import { Pace, progressLine } from "../train/progress.ts";
 import type { Text } from "../train/text.ts";
-import { bytes, count, duration, nats, plural } from "../units.ts";
+import { bytes, count, digits, duration, nats, plural } from "../units.ts";
 import type { CompareFlags } from "./flags.ts";
 import type { FromWorker, RunResult } from "./protocol.ts";
 import type { Comparison } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
-import { lastLoss, type RecipeSummary, type Spread } from "./summary.ts";
+import {
+  divergence,
+  lastLoss,
+  type RecipeSummary,
+  type Spread,
+} from "./summary.ts";
 
 /** For a person at a terminal, or reading a log of it. */
 export class CompareScreen implements Reporter {
@@ -74,7 +79,7 @@ export class CompareScreen implements Reporter {
       result.status === "finished"
         ? `${plural(result.steps, "step")} in ${duration(result.seconds)}`
         : `ended after ${plural(result.steps, "step")}`,
-      ...(loss === undefined ? [] : [`validation loss ${loss.toFixed(3)}`]),
+      ...(loss === undefined ? [] : [lossInWords(loss)]),
       `state ${bytes(result.stateBytes)}`,
     ];
     this.#line(`${this.#name(run)} ${parts.join(", ")}`);
@@ -84,19 +89,27 @@ export class CompareScreen implements Reporter {
     this.#line(`${this.#name(run)} failed: ${message}`);
   }
 
+  notice(text: string): void {
+    this.#line(text);
+  }
+
   interrupted(): void {
     this.#line("ending after this step (Ctrl-C again ends at once) ...");
   }
 
-  end(comparison: Comparison, folder: string): void {
+  end(comparison: Comparison, folder: string | undefined): void {
     this.#line("");
     for (const line of resultTable(comparison, this.#terminal.bold))
       this.#line(line);
     this.#line("");
     this.#rows([
       ["time", duration(comparison.seconds)],
-      ["report", `${folder}/report.html`],
-      ["numbers", `${folder}/results.json`],
+      ...(folder === undefined
+        ? []
+        : ([
+            ["report", `${folder}/report.html`],
+            ["numbers", `${folder}/results.json`],
+          ] as const)),
     ]);
   }
 
@@ -130,13 +143,13 @@ export function resultTable(
   if (paired) head.push("difference");
   head.push("state", `of ${optimizers[0]}`, "optimizer", "step", "peak memory");
   const rows = summary.map((row) => {
-    const cells = [title(row), showSpread(row.validationLoss)];
+    const cells = [title(row), showLoss(row)];
     if (paired) cells.push(showSpread(row.difference, true));
     cells.push(
       bytes(row.stateBytes),
       `${((100 * row.stateBytes) / summary[0]!.stateBytes).toFixed(1)} %`,
-      `${row.optimizerMilliseconds.toPrecision(3)} ms`,
-      `${row.stepMilliseconds.toPrecision(3)} ms`,
+      `${digits(row.optimizerMilliseconds)} ms`,
+      `${digits(row.stepMilliseconds)} ms`,
       bytes(row.peakBytes),
     );
     return cells;
@@ -148,6 +161,19 @@ const title = ({ optimizer, status, steps }: RecipeSummary) =>
   status === "finished"
     ? optimizer
     : `${optimizer} (ended after ${plural(steps, "step")})`;
+
+const lossInWords = (loss: number) =>
+  Number.isFinite(loss)
+    ? `validation loss ${loss.toFixed(3)}`
+    : "diverged: its validation loss is no number";
+
+/** 1.953 ± 0.012, and what it leaves out. */
+function showLoss(row: RecipeSummary): string {
+  const { validationLoss } = row;
+  const words = divergence(row);
+  if (!words) return showSpread(validationLoss);
+  return validationLoss ? `${showSpread(validationLoss)}, ${words}` : words;
+}
 
 /** 1.953 ± 0.012 */
 export function showSpread(value: Spread | undefined, signed = false): string {

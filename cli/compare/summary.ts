@@ -14,11 +14,13 @@ export interface RecipeSummary {
   readonly seeds: readonly number[];
   /** Steps of its runs. */
   readonly steps: number;
-  /** The last look at the validation loss, nats a byte. */
+  /** The last look at the validation loss, nats a byte, over the runs that did not diverge. */
   readonly validationLoss: Spread | undefined;
+  /** Runs whose last validation loss is no number. */
+  readonly diverged: number;
   /**
    * Its difference to the first recipe's, seed by seed; undefined for the first
-   * recipe, and where no seed has both.
+   * recipe, and where no seed has both as numbers.
    */
   readonly difference: Spread | undefined;
   readonly stateBytes: number;
@@ -46,13 +48,14 @@ export function summarize(
     const [one] = own;
     if (!one) return [];
     const losses = own.flatMap((run) => lastLoss(run) ?? []);
+    const numbers = losses.filter(Number.isFinite);
     const differences = own.flatMap((run) => {
       const base = first.find(
         ({ config, steps }) =>
           config.seed === run.config.seed && steps === run.steps,
       );
       const [a, b] = [lastLoss(run), base && lastLoss(base)];
-      return a === undefined || b === undefined ? [] : a - b;
+      return Number.isFinite(a) && Number.isFinite(b) ? a! - b! : [];
     });
     const mean = (value: (run: RunResult) => number) => average(own.map(value));
     return [
@@ -61,7 +64,8 @@ export function summarize(
         status: one.status,
         seeds: own.map(({ config }) => config.seed),
         steps: Math.max(...own.map(({ steps }) => steps)),
-        validationLoss: spread(losses),
+        validationLoss: spread(numbers),
+        diverged: losses.length - numbers.length,
         difference: i === 0 ? undefined : spread(differences),
         stateBytes: one.stateBytes,
         stateBytes32: one.stateBytes32,
@@ -81,6 +85,14 @@ export function lastLoss({
   const last = validationLoss.at(-1);
   return last && last[0] === steps ? last[1] : undefined;
 }
+
+/** How many of a recipe's runs diverged, in words; nothing for none. */
+export const divergence = ({ diverged, seeds }: RecipeSummary): string =>
+  diverged === 0
+    ? ""
+    : seeds.length === 1
+      ? "diverged"
+      : `${diverged} of ${seeds.length} diverged`;
 
 export function spread(values: readonly number[]): Spread | undefined {
   if (values.length === 0) return undefined;

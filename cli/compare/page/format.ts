@@ -1,6 +1,6 @@
 /** Numbers as people read them; the same words as on the command line. */
-import type { Spread } from "../summary.ts";
-import { nats } from "../../units.ts";
+import { divergence, type RecipeSummary, type Spread } from "../summary.ts";
+import { digits, nats } from "../../units.ts";
 export { bytes, count, duration, plural } from "../../units.ts";
 
 /** 1.953 ± 0.012 */
@@ -11,6 +11,14 @@ export function loss(value: Spread | undefined, signed = false): string {
   return `${nats(mean, signed).replace("-", "−")}${tail}`;
 }
 
-export const milliseconds = (value: number) => `${value.toPrecision(3)} ms`;
+/** A recipe's loss, and what it leaves out. */
+export function lossOf(row: RecipeSummary): string {
+  const words = divergence(row);
+  if (!words) return loss(row.validationLoss);
+  return row.validationLoss ? `${loss(row.validationLoss)}, ${words}` : words;
+}
 
-export const percent = (share: number) => `${(100 * share).toPrecision(3)} %`;
+export const milliseconds = (value: number) => `${digits(value)} ms`;
+
+export const percent = (share: number) =>
+  Number.isFinite(share) ? `${digits(100 * share)} %` : "–";

@@ -7,16 +7,21 @@ import {
   count,
   duration,
   loss,
+  lossOf,
   milliseconds,
   percent,
   plural,
 } from "./format.ts";
+import { divergence } from "../summary.ts";
 import { colorsOf, type Colors } from "./look.ts";
 import { lossCharts } from "./losses.ts";
 import { quantizationCharts } from "./quantization.ts";
 
 const text = document.getElementById("comparison")!.textContent;
-const comparison = JSON.parse(text) as Comparison;
+// JSON writes null for what is no number. As 0 it would be the best of losses.
+const comparison = JSON.parse(text, (_, value: unknown) =>
+  value === null ? NaN : value,
+) as Comparison;
 const colors = colorsOf(comparison.optimizers);
 document.title = `lowbit compare: ${comparison.optimizers.join(", ")}`;
 document
@@ -39,7 +44,7 @@ function header(all: Comparison): Node[] {
   return [
     heading(1, all.optimizers.join(", ")),
     note(
-      `The same GPT of ${count(parameters)} parameters, trained for ${plural(config.steps, "step")} of ${config.batch} × ${config.context} bytes on ${bytes(all.text.bytes)} of text, from ${plural(seeds, "seed")}. ${created.slice(0, 10)}, ${duration(seconds)} on ${machine}.`,
+      `The same GPT of ${count(parameters)} parameters, trained for ${plural(config.steps, "step")} of ${config.batch} × ${config.context} bytes on ${bytes(all.text.bytes)} of text, from ${plural(seeds, "seed")}. ${created.slice(0, 10)}; it took ${duration(seconds)} on ${machine}.`,
     ),
     ...(missing > 0 || runs.some(({ status }) => status !== "finished")
       ? [
@@ -57,7 +62,8 @@ function findings({ summary }: Comparison): HTMLElement {
   const lines = others.map((row) => {
     const times = base!.stateBytes / row.stateBytes;
     const { difference } = row;
-    const state = `${row.optimizer}: ${bytes(row.stateBytes)} of state, ${times.toFixed(1)} times less than ${base!.optimizer}`;
+    const words = divergence(row);
+    const state = `${row.optimizer}: ${bytes(row.stateBytes)} of state, ${times.toFixed(1)} times less than ${base!.optimizer}${words && `; ${words}: a validation loss that is no number`}`;
     if (!difference) return `${state}.`;
     const { mean, deviation } = difference;
     const where = `validation loss ${Math.abs(mean).toFixed(3)} nats a byte ${mean < 0 ? "lower" : "higher"}`;
@@ -101,7 +107,7 @@ function summaryTable(
           : ` (ended after ${plural(row.steps, "step")})`;
       return [
         element("span", "key", swatch, `${row.optimizer}${ended}`),
-        loss(row.validationLoss),
+        lossOf(row),
         ...(paired ? [loss(row.difference, true)] : []),
         bytes(row.stateBytes),
         percent(row.stateBytes / summary[0]!.stateBytes),
