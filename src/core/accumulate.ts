@@ -4,7 +4,7 @@
  * gradient to them.
  */
 import type { Engine, Session } from "../engines/engine.ts";
-import { compileFormula } from "../formula/program.ts";
+import { compileFormula } from "../formula/compile.ts";
 import type { TensorInfo } from "./options.ts";
 import type { CheckedOptions } from "./settings.ts";
 

@@ -1,5 +1,6 @@
-import type { BinaryOp, CompareOp, UnaryOp } from "./parse.ts";
-import { print, type Backend, type Program } from "./program.ts";
+import { elementBinary, elementUnary } from "./arithmetic.ts";
+import { print, type Backend } from "./print.ts";
+import type { Program } from "./program.ts";
 
 /**
  * Runs nodes of a program on rows of elements. Rows are Float32Array, so every result is
@@ -29,35 +30,6 @@ interface Frame {
 type Row = Float32Array<ArrayBuffer>;
 /** A value of this back end: makes sure its row is filled, and returns it. */
 type Cell = { row: Row };
-
-/** How each operation acts on numbers, before rounding to float32. */
-export const unaryOps: Readonly<Record<UnaryOp, (a: number) => number>> = {
-  neg: (a) => -a,
-  sqrt: (a) => Math.sqrt(a),
-  abs: (a) => Math.abs(a),
-  sign: (a) => (a > 0 ? 1 : a < 0 ? -1 : 0),
-  exp: (a) => Math.exp(a),
-  log: (a) => Math.log(a),
-};
-// min and max as SIMD units have them: the first operand unless the second wins.
-export const binaryOps: Readonly<
-  Record<BinaryOp | CompareOp, (a: number, b: number) => number>
-> = {
-  add: (a, b) => a + b,
-  sub: (a, b) => a - b,
-  mul: (a, b) => a * b,
-  div: (a, b) => a / b,
-  min: (a, b) => (b < a ? b : a),
-  max: (a, b) => (b > a ? b : a),
-  // Only of numbers that are not negative, as WGSL has it.
-  pow: (a, b) => (a < 0 ? NaN : Math.pow(a, b)),
-  lt: (a, b) => Number(a < b),
-  le: (a, b) => Number(a <= b),
-  gt: (a, b) => Number(a > b),
-  ge: (a, b) => Number(a >= b),
-  eq: (a, b) => Number(a === b),
-  ne: (a, b) => Number(a !== b),
-};
 
 /** The TypeScript back end: no eval, one small loop per operation. */
 export function compileClosure(
@@ -92,14 +64,14 @@ export function compileClosure(
         row.set(inputs.get(name)!.subarray(0, length)),
       ),
     unary: (op, a) => {
-      const apply = unaryOps[op];
+      const apply = elementUnary[op];
       return cell((row, { length }) => {
         const x = a.row;
         for (let i = 0; i < length; i++) row[i] = apply(x[i]!);
       });
     },
-    binary: (op, a, b) => binary(binaryOps[op])(a, b),
-    compare: (op, a, b) => binary(binaryOps[op])(a, b),
+    binary: (op, a, b) => binary(elementBinary[op])(a, b),
+    compare: (op, a, b) => binary(elementBinary[op])(a, b),
     select: (condition, a, b) =>
       cell((row, { length }) => {
         for (let i = 0; i < length; i++)

@@ -1,4 +1,4 @@
-import { FormulaError } from "./error.ts";
+import { Tokens, type Token } from "./tokens.ts";
 
 export type UnaryOp = "neg" | "sqrt" | "abs" | "sign" | "exp" | "log";
 export type BinaryOp = "add" | "sub" | "mul" | "div" | "min" | "max" | "pow";
@@ -62,6 +62,10 @@ const compareOps: Readonly<Record<string, CompareOp>> = {
   "==": "eq",
   "!=": "ne",
 };
+/** Whether an operation gives a condition, not a number. */
+export const isCompare = (op: string): op is CompareOp =>
+  Object.values<string>(compareOps).includes(op);
+
 const sumOps: Readonly<Record<string, BinaryOp>> = { "+": "add", "-": "sub" };
 const productOps: Readonly<Record<string, BinaryOp>> = {
   "*": "mul",
@@ -95,45 +99,6 @@ export const functionArity: ReadonlyMap<string, number> =
     ...reductions.map((name) => [name, 1] as const),
   ]);
 
-type Token = {
-  readonly kind: "number" | "name" | "symbol" | "newline" | "end";
-  readonly text: string;
-  readonly at: number;
-};
-
-// A number may not run into a name: "2x" is an error, not 2 times x.
-const tokenPattern =
-  /(?<space>[ \t\r]+|(?:#|\/\/)[^\n]*)|(?<newline>\n|;)|(?<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![A-Za-z0-9_.]))|(?<name>[A-Za-z_][A-Za-z0-9_]*)|(?<symbol><=|>=|==|!=|[-+*/()=<>,])/y;
-
-function tokenize(owner: string, source: string): Token[] {
-  const tokens: Token[] = [];
-  let at = 0;
-  while (at < source.length) {
-    tokenPattern.lastIndex = at;
-    const match = tokenPattern.exec(source);
-    if (!match) {
-      const bad = /^[0-9.]+[A-Za-z0-9_.]*|^./s.exec(source.slice(at))![0];
-      throw new FormulaError(
-        owner,
-        source,
-        at,
-        /^[0-9.]/.test(bad)
-          ? `'${bad}' is not a number; write a product as 2 * x`
-          : `unexpected character '${bad}'`,
-      );
-    }
-    const text = match[0];
-    const { newline, number, name, symbol } = match.groups!;
-    if (newline !== undefined) tokens.push({ kind: "newline", text, at });
-    else if (number !== undefined) tokens.push({ kind: "number", text, at });
-    else if (name !== undefined) tokens.push({ kind: "name", text, at });
-    else if (symbol !== undefined) tokens.push({ kind: "symbol", text, at });
-    at += text.length;
-  }
-  tokens.push({ kind: "end", text: "", at: source.length });
-  return tokens;
-}
-
 /**
  * Parses the text of an update: one `name = expression` a line; `#` and `//`
  * begin comments; a line that ends inside parentheses goes on in the next.
@@ -141,166 +106,115 @@ function tokenize(owner: string, source: string): Token[] {
  * @throws FormulaError with the line and a caret for anything else.
  */
 export function parseFormula(owner: string, source: string): Assignment[] {
-  const tokens = tokenize(owner, source);
-  let position = 0;
-  let depth = 0;
-
-  const skipNewlines = () => {
-    while (tokens[position]!.kind === "newline") position++;
-  };
-  const peek = () => {
-    if (depth > 0) skipNewlines();
-    return tokens[position]!;
-  };
-  const next = () => {
-    const token = peek();
-    position++;
-    return token;
-  };
-  const fail = (token: Token, problem: string): never => {
-    throw new FormulaError(owner, source, token.at, problem);
-  };
-  const shown = (token: Token) =>
-    token.kind === "end"
-      ? "the end of the formula"
-      : token.kind === "newline"
-        ? "the end of the line"
-        : `'${token.text}'`;
-  const expect = (text: string, after: string) => {
-    const token = next();
-    if (token.text !== text)
-      fail(token, `expected '${text}' ${after}, found ${shown(token)}`);
-    return token;
-  };
-
-  function chain(
-    operand: () => Expr,
-    operators: Readonly<Record<string, BinaryOp>>,
-  ): Expr {
-    let left = operand();
-    for (;;) {
-      const token = peek();
-      const op = token.kind === "symbol" ? operators[token.text] : undefined;
-      if (!op) return left;
-      next();
-      left = { kind: "binary", op, a: left, b: operand(), at: token.at };
-    }
-  }
-  const sum = (): Expr => chain(product, sumOps);
-  const product = (): Expr => chain(unary, productOps);
-
-  function expression(): Expr {
-    const left = sum();
-    const token = peek();
-    const op = token.kind === "symbol" ? compareOps[token.text] : undefined;
-    if (!op) return left;
-    next();
-    const compared: Expr = {
-      kind: "binary",
-      op,
-      a: left,
-      b: sum(),
-      at: token.at,
-    };
-    const another = peek();
-    if (compareOps[another.text])
-      fail(another, "comparisons do not chain; nest two selects instead");
-    return compared;
-  }
-
-  function unary(): Expr {
-    const token = peek();
-    if (token.text === "-") {
-      next();
-      return { kind: "unary", op: "neg", a: unary(), at: token.at };
-    }
-    if (token.text === "+") {
-      next();
-      return unary();
-    }
-    return primary();
-  }
-
-  function call(name: Token): Expr {
-    const arity = functionArity.get(name.text);
-    if (arity === undefined)
-      fail(
-        name,
-        `unknown function '${name.text}'; there are ${[...functionArity.keys()].join(", ")}`,
-      );
-    expect("(", `after ${name.text}`);
-    depth++;
-    const args: Expr[] = [];
-    if (peek().text !== ")") {
-      args.push(expression());
-      while (peek().text === ",") {
-        next();
-        args.push(expression());
-      }
-    }
-    expect(")", `to close ${name.text}(`);
-    depth--;
-    // max of one argument is over the tensor, of two over the pair.
-    if (name.text === "max" && args.length === 1)
-      return { kind: "reduce", reduction: "max", a: args[0]!, at: name.at };
-    if (args.length !== arity)
-      fail(
-        name,
-        `${name.text} takes ${arity} ${arity === 1 ? "argument" : "arguments"}, given ${args.length}`,
-      );
-    const [a, b, c] = args as [Expr, Expr, Expr];
-    if (unaryFunctions.has(name.text))
-      return { kind: "unary", op: name.text as UnaryOp, a, at: name.at };
-    if (binaryFunctions.has(name.text))
-      return { kind: "binary", op: name.text as BinaryOp, a, b, at: name.at };
-    if (reductions.includes(name.text))
-      return {
-        kind: "reduce",
-        reduction: name.text as Reduction,
-        a,
-        at: name.at,
-      };
-    return { kind: "select", condition: a, a: b, b: c, at: name.at };
-  }
-
-  function primary(): Expr {
-    const token = next();
-    if (token.kind === "number")
-      return { kind: "number", value: Number(token.text), at: token.at };
-    if (token.kind === "name") {
-      if (peek().text === "(") return call(token);
-      return { kind: "name", name: token.text, at: token.at };
-    }
-    if (token.text === "(") {
-      depth++;
-      const inner = expression();
-      expect(")", "to close the parenthesis");
-      depth--;
-      return inner;
-    }
-    return fail(
-      token,
-      `expected a number, a name or '(', found ${shown(token)}`,
-    );
-  }
-
+  const tokens = new Tokens(owner, source);
   const assignments: Assignment[] = [];
   for (;;) {
-    skipNewlines();
-    const target = next();
-    if (target.kind === "end") break;
+    tokens.skipNewlines();
+    const target = tokens.next();
+    if (target.kind === "end") return assignments;
     if (target.kind !== "name")
-      fail(target, `expected 'name = ...', found ${shown(target)}`);
-    expect("=", `after '${target.text}'`);
-    const value = expression();
-    const end = next();
+      tokens.failFound(target, "expected 'name = ...'");
+    tokens.expect("=", `after '${target.text}'`);
+    const value = expression(tokens);
+    const end = tokens.next();
     if (end.kind !== "newline" && end.kind !== "end")
-      fail(
-        end,
-        `expected an operator or the end of the line, found ${shown(end)}`,
-      );
+      tokens.failFound(end, "expected an operator or the end of the line");
     assignments.push({ target: target.text, value, at: target.at });
-    if (end.kind === "end") break;
+    if (end.kind === "end") return assignments;
   }
-  return assignments;
+}
+
+function expression(tokens: Tokens): Expr {
+  const left = sum(tokens);
+  const token = tokens.peek();
+  const op = operator(token, compareOps);
+  if (!op) return left;
+  tokens.next();
+  const right = sum(tokens);
+  const another = tokens.peek();
+  if (operator(another, compareOps))
+    tokens.fail(another, "comparisons do not chain; nest two selects instead");
+  return { kind: "binary", op, a: left, b: right, at: token.at };
+}
+
+const operator = <Op>(
+  token: Token,
+  operators: Readonly<Record<string, Op>>,
+): Op | undefined =>
+  token.kind === "symbol" ? operators[token.text] : undefined;
+
+const sum = (tokens: Tokens) => chain(tokens, product, sumOps);
+const product = (tokens: Tokens) => chain(tokens, unary, productOps);
+
+/** Operands with operators of one rank between them, from the left. */
+function chain(
+  tokens: Tokens,
+  operand: (tokens: Tokens) => Expr,
+  operators: Readonly<Record<string, BinaryOp>>,
+): Expr {
+  let left = operand(tokens);
+  for (;;) {
+    const token = tokens.peek();
+    const op = operator(token, operators);
+    if (!op) return left;
+    tokens.next();
+    left = { kind: "binary", op, a: left, b: operand(tokens), at: token.at };
+  }
+}
+
+function unary(tokens: Tokens): Expr {
+  const { at } = tokens.peek();
+  if (tokens.take("-"))
+    return { kind: "unary", op: "neg", a: unary(tokens), at };
+  return tokens.take("+") ? unary(tokens) : primary(tokens);
+}
+
+function primary(tokens: Tokens): Expr {
+  const token = tokens.next();
+  const { text, at } = token;
+  if (token.kind === "number")
+    return { kind: "number", value: Number(text), at };
+  if (token.kind === "name")
+    return tokens.peek().text === "("
+      ? call(tokens, token)
+      : { kind: "name", name: text, at };
+  if (text === "(")
+    return tokens.inside(() => expression(tokens), "to close the parenthesis");
+  return tokens.failFound(token, "expected a number, a name or '('");
+}
+
+function call(tokens: Tokens, token: Token): Expr {
+  const { text: name, at } = token;
+  const arity = functionArity.get(name);
+  if (arity === undefined)
+    tokens.fail(
+      token,
+      `unknown function '${name}'; there are ${[...functionArity.keys()].join(", ")}`,
+    );
+  tokens.expect("(", `after ${name}`);
+  const args = tokens.inside(() => listOf(tokens), `to close ${name}(`);
+  const [a, b, c] = args as [Expr, Expr, Expr];
+  // max of one argument is over the tensor, of two over the pair.
+  if (name === "max" && args.length === 1)
+    return { kind: "reduce", reduction: "max", a, at };
+  if (args.length !== arity)
+    tokens.fail(
+      token,
+      `${name} takes ${arity} ${arity === 1 ? "argument" : "arguments"}, given ${args.length}`,
+    );
+  if (unaryFunctions.has(name))
+    return { kind: "unary", op: name as UnaryOp, a, at };
+  if (binaryFunctions.has(name))
+    return { kind: "binary", op: name as BinaryOp, a, b, at };
+  if (reductions.includes(name))
+    return { kind: "reduce", reduction: name as Reduction, a, at };
+  return { kind: "select", condition: a, a: b, b: c, at };
+}
+
+/** Expressions up to the closing parenthesis. */
+function listOf(tokens: Tokens): Expr[] {
+  if (tokens.peek().text === ")") return [];
+  const list = [expression(tokens)];
+  while (tokens.take(",")) list.push(expression(tokens));
+  return list;
 }

@@ -3,7 +3,7 @@
  * columns. They are few, so the host computes them, in float32, between the
  * passes over the elements.
  */
-import { binaryOps, unaryOps } from "./closure.ts";
+import { elementBinary, elementUnary } from "./arithmetic.ts";
 import type { BinaryOp, CompareOp } from "./parse.ts";
 import { isSmall, type Program, type Shape } from "./program.ts";
 
@@ -150,10 +150,10 @@ export class SmallValues {
       default: {
         const a = operand(node.a);
         if (!("b" in node)) {
-          const apply = unaryOps[node.op];
+          const apply = elementUnary[node.op];
           return fill((i) => apply(a(i)));
         }
-        const apply = binaryOps[node.op as BinaryOp | CompareOp];
+        const apply = elementBinary[node.op as BinaryOp | CompareOp];
         const b = operand(node.b);
         return fill((i) => apply(a(i), b(i)));
       }

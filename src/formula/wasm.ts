@@ -3,6 +3,7 @@
  * four elements side by side, so that independent chains overlap and square
  * roots and divisions come in groups.
  */
+import type { FunctionBuilder, Local, ModuleBuilder } from "./assembler.ts";
 import {
   f32x4,
   f64x2,
@@ -11,12 +12,10 @@ import {
   i8x16,
   v128,
   type Code,
-  type FunctionBuilder,
-  type Local,
-  type ModuleBuilder,
-} from "./assembler.ts";
+} from "./instructions.ts";
 import type { BinaryOp, CompareOp, UnaryOp } from "./parse.ts";
-import { print, type Backend, type Program } from "./program.ts";
+import { print, type Backend } from "./print.ts";
+import type { Program } from "./program.ts";
 
 /** One variable for each vector that is computed side by side. */
 export type Vectors = readonly Local[];

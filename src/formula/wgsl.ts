@@ -1,5 +1,6 @@
 import type { BinaryOp, CompareOp } from "./parse.ts";
-import { print, type Backend, type Program, type Shape } from "./program.ts";
+import { print, type Backend } from "./print.ts";
+import type { Program, Shape } from "./program.ts";
 
 export interface WgslOptions {
   /** `f32`, or `vec4f` for four elements at a time. Default `vec4f`. */

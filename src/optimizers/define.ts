@@ -5,8 +5,8 @@ import {
   type FormatOptions,
 } from "../formats/format.ts";
 import { checkNames } from "../formula/error.ts";
+import { compileFormula } from "../formula/compile.ts";
 import {
-  compileFormula,
   stateShape,
   type Program,
   type StateKind,

@@ -1,5 +1,6 @@
 /** The careful path: superblocks in which something is not finite, and the last one. */
 import { storedBits } from "../../formats/pack.ts";
+import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
 import {
   i32,
   i32x4,
@@ -7,9 +8,7 @@ import {
   memoryFill,
   when,
   type Code,
-  type FunctionBuilder,
-  type Local,
-} from "../../formula/assembler.ts";
+} from "../../formula/instructions.ts";
 import type { KernelPlan } from "./kernel-plan.ts";
 import { task } from "./layout.ts";
 import { loadConstants, field, type Pointers } from "./operands.ts";

@@ -12,6 +12,7 @@ import type {
 import { storedBits } from "../../formats/pack.ts";
 import { correctionUnit, makeCoder } from "../../formats/quantize.ts";
 import { indexMultiplier } from "../../formats/random.ts";
+import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
 import {
   f32x4,
   f64x2,
@@ -23,9 +24,7 @@ import {
   i8x16,
   v128,
   type Code,
-  type FunctionBuilder,
-  type Local,
-} from "../../formula/assembler.ts";
+} from "../../formula/instructions.ts";
 import type { Vectors } from "../../formula/wasm.ts";
 import type { Arena } from "./layout.ts";
 

@@ -1,13 +1,6 @@
 /** The loops over superblocks, each a function of the kernel. */
-import {
-  f32x4,
-  i32,
-  i32x4,
-  v128,
-  when,
-  type FunctionBuilder,
-  type Local,
-} from "../../formula/assembler.ts";
+import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
+import { f32x4, i32, i32x4, v128, when } from "../../formula/instructions.ts";
 import { watchedNodes } from "../../formula/program.ts";
 import { printWasm, type Vectors } from "../../formula/wasm.ts";
 import { tail, callCareful } from "./careful.ts";

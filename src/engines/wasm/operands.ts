@@ -1,11 +1,6 @@
 /** What the functions of a kernel load at their beginning, and how they go on. */
-import {
-  i32,
-  v128,
-  type Code,
-  type FunctionBuilder,
-  type Local,
-} from "../../formula/assembler.ts";
+import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
+import { i32, v128, type Code } from "../../formula/instructions.ts";
 import { storedBytes } from "./codec.ts";
 import { isStochastic, type KernelPlan } from "./kernel-plan.ts";
 import { task, taskState, taskStateBytes } from "./layout.ts";

@@ -1,13 +1,12 @@
 /** Phase A: decode, new states, largest magnitudes and scales. Writes nothing but scratch. */
+import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
 import {
   f32x4,
   i32,
   i32x4,
   v128,
   type Code,
-  type FunctionBuilder,
-  type Local,
-} from "../../formula/assembler.ts";
+} from "../../formula/instructions.ts";
 import { inputsOf, watchedNodes } from "../../formula/program.ts";
 import { printWasm, type Vectors } from "../../formula/wasm.ts";
 import { emitDecode, storedBytes } from "./codec.ts";

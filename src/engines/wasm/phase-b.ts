@@ -1,5 +1,6 @@
 /** Phase B: the new parameter, and codes of the new states. */
 import type { QuantizedFormat } from "../../formats/format.ts";
+import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
 import {
   f32x4,
   i32,
@@ -7,9 +8,7 @@ import {
   memoryFill,
   v128,
   when,
-  type FunctionBuilder,
-  type Local,
-} from "../../formula/assembler.ts";
+} from "../../formula/instructions.ts";
 import { inputsOf } from "../../formula/program.ts";
 import { printWasm, type Vectors } from "../../formula/wasm.ts";
 import {

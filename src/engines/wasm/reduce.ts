@@ -2,6 +2,11 @@
  * Reductions over elements: to one number in the task's record, or by row and
  * by column into arrays of float64.
  */
+import type {
+  FunctionBuilder,
+  Local,
+  ModuleBuilder,
+} from "../../formula/assembler.ts";
 import {
   f32x4,
   f64,
@@ -14,10 +19,7 @@ import {
   when,
   whileDo,
   type Code,
-  type FunctionBuilder,
-  type Local,
-  type ModuleBuilder,
-} from "../../formula/assembler.ts";
+} from "../../formula/instructions.ts";
 import {
   reducedNode,
   reductionsOf,

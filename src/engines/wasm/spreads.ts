@@ -1,4 +1,5 @@
 /** Values of rows and columns, spread over a superblock in scratch; and the loops inside one. */
+import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
 import {
   doWhile,
   f32x4,
@@ -7,9 +8,7 @@ import {
   i8x16,
   v128,
   type Code,
-  type FunctionBuilder,
-  type Local,
-} from "../../formula/assembler.ts";
+} from "../../formula/instructions.ts";
 import type { Vectors } from "../../formula/wasm.ts";
 import type { BlockState, KernelPlan } from "./kernel-plan.ts";
 import { task } from "./layout.ts";

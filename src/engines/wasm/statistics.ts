@@ -3,6 +3,11 @@
  * sum of squares of the finite ones, in float64, and how many are not finite.
  */
 import {
+  ModuleBuilder,
+  type FunctionBuilder,
+  type Local,
+} from "../../formula/assembler.ts";
+import {
   doWhile,
   f64,
   f64x2,
@@ -10,13 +15,10 @@ import {
   i32x4,
   i8x16,
   memoryCopy,
-  ModuleBuilder,
   v128,
   when,
   type Code,
-  type FunctionBuilder,
-  type Local,
-} from "../../formula/assembler.ts";
+} from "../../formula/instructions.ts";
 import { task } from "./layout.ts";
 
 /** `statistics(task, scratch)`: fills the record's sum and nonFinite. */

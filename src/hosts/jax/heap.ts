@@ -4,13 +4,8 @@
  * it adds two numbers. What is found is tried out; where anything is not as
  * expected there is no heap, and steps are taken with jax-js's own operations.
  */
-import {
-  doWhile,
-  f32x4,
-  i32,
-  ModuleBuilder,
-  v128,
-} from "../../formula/assembler.ts";
+import { ModuleBuilder } from "../../formula/assembler.ts";
+import { doWhile, f32x4, i32, v128 } from "../../formula/instructions.ts";
 import { memoryShape, type HostMemory } from "../../engines/wasm/memory.ts";
 import type { Jax, Tensor } from "./contract.ts";
 import { findBackend, slotOf, watchingMaps } from "./reach.ts";

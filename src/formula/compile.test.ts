@@ -6,7 +6,7 @@ import { adamw } from "../optimizers/adamw.ts";
 import { sgd } from "../optimizers/sgd.ts";
 import { randomSource } from "../../test/support/numbers.ts";
 import { compileClosure } from "./closure.ts";
-import { compileFormula } from "./program.ts";
+import { compileFormula } from "./compile.ts";
 import { printWgsl, wgslNumber } from "./wgsl.ts";
 
 /** Compiles and runs one formula on one element. */
