@@ -41,11 +41,11 @@ export { FileError } from "./io/fault.ts";
 export type { ByteSource, FileData } from "./io/source.ts";
 export {
   defineOptimizer,
-  type OptimizerDefinition,
   type OptimizerFactory,
   type Recipe,
   type RecipeOptions,
 } from "./optimizers/define.ts";
+export type { OptimizerDefinition } from "./optimizers/definition.ts";
 export * from "./optimizers/recipes.ts";
 export { optimizerByName, optimizers } from "./optimizers/registry.ts";
 export { withAverage } from "./optimizers/average.ts";

@@ -1,6 +1,7 @@
 import { describeFormat, stateBytes, type Format } from "../formats/format.ts";
 import { geometryOf, shapeLength } from "../formula/small.ts";
-import type { Optimizer, Recipe } from "../optimizers/define.ts";
+import type { Optimizer } from "../optimizers/compile.ts";
+import type { Recipe } from "../optimizers/define.ts";
 import {
   resolveTensors,
   type Resolved,

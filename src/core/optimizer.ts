@@ -12,11 +12,8 @@ import type { Format } from "../formats/format.ts";
 import { randomKey } from "../formats/random.ts";
 import { nearestName } from "../formula/error.ts";
 import type { FileData } from "../io/source.ts";
-import {
-  checkLearningRate,
-  type LearningRate,
-  type Recipe,
-} from "../optimizers/define.ts";
+import { checkLearningRate, type LearningRate } from "../optimizers/hyper.ts";
+import type { Recipe } from "../optimizers/define.ts";
 import type { Accumulator } from "./accumulate.ts";
 import { checkData, checkStored } from "./check.ts";
 import type { LoadReport, Running } from "./checkpoint.ts";

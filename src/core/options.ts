@@ -6,18 +6,19 @@ import { float32, formatFor, type Format } from "../formats/format.ts";
 import { nearestName } from "../formula/error.ts";
 import {
   checkLearningRate,
-  checkOptionNames,
-  formatsOf,
-  formOf,
   hyperValues,
+  type LearningRate,
+} from "../optimizers/hyper.ts";
+import {
+  definedOnly,
+  formatsOf,
   mergeStates,
   stateFormats,
-  type HyperValue,
-  type LearningRate,
-  type Optimizer,
-  type Recipe,
   type StorageOptions,
-} from "../optimizers/define.ts";
+} from "../optimizers/storage.ts";
+import { checkOptionNames, type Recipe } from "../optimizers/define.ts";
+import { formOf, type Optimizer } from "../optimizers/compile.ts";
+import type { HyperValue } from "../optimizers/definition.ts";
 
 /** A tensor as overrides and groups see it. */
 export interface TensorInfo {
@@ -249,17 +250,13 @@ function resolveTensor(
 /** `bits` resets what the recipe said of each state; else a state keeps what is left out. */
 function overrideStorage(
   base: StorageOptions,
-  given: {
-    readonly [K in keyof StorageOptions]: StorageOptions[K] | undefined;
-  },
+  given: Parameters<typeof definedOnly>[0],
 ): StorageOptions {
   const kept = given.bits === undefined ? base : {};
   const state = mergeStates(kept, given.state);
   return {
     ...kept,
-    ...Object.fromEntries(
-      Object.entries(given).filter(([, value]) => value !== undefined),
-    ),
+    ...definedOnly(given),
     ...(state && { state }),
   };
 }

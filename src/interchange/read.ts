@@ -1,6 +1,7 @@
 /** Opens the state of an optimizer, whoever wrote the file. */
 import { nearestName } from "../formula/error.ts";
-import { formOf, hyperValues, type Optimizer } from "../optimizers/define.ts";
+import { formOf, type Optimizer } from "../optimizers/compile.ts";
+import { hyperValues } from "../optimizers/hyper.ts";
 import { optimizerByName } from "../optimizers/registry.ts";
 import { openCheckpoint } from "../io/checkpoint-read.ts";
 import {

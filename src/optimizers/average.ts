@@ -1,11 +1,10 @@
 import {
   defineOptimizer,
-  updateText,
-  type Form,
-  type Hyper,
   type OptimizerFactory,
   type RecipeOptions,
 } from "./define.ts";
+import { updateText } from "./compile.ts";
+import type { Form, Hyper } from "./definition.ts";
 
 /**
  * Any optimizer or recipe, with an exponential moving average of the parameters beside

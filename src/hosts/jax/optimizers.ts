@@ -1,5 +1,6 @@
 /** Every optimizer and recipe of the registry, for jax-js. */
-import type { Hyper, OptimizerFactory } from "../../optimizers/define.ts";
+import type { Hyper } from "../../optimizers/definition.ts";
+import type { OptimizerFactory } from "../../optimizers/define.ts";
 import * as recipes from "../../optimizers/recipes.ts";
 import type { Jax, Tensor } from "./contract.ts";
 import { checkOptions, type HostOptions } from "./options.ts";

@@ -2,15 +2,14 @@
 import type { Group, Override } from "../../core/options.ts";
 import type { FormatOptions } from "../../formats/format.ts";
 import { nearestName } from "../../formula/error.ts";
+import type { Hyper, HyperValue } from "../../optimizers/definition.ts";
+import type { LearningRate } from "../../optimizers/hyper.ts";
 import type {
-  Hyper,
-  HyperValue,
-  LearningRate,
   OptimizerFactory,
   Recipe,
   RecipeOptions,
-  StorageOptions,
 } from "../../optimizers/define.ts";
+import type { StorageOptions } from "../../optimizers/storage.ts";
 import type { ScalarOrSchedule, Tree } from "./contract.ts";
 import type { CoreOptions } from "./planned.ts";
 import { walk } from "./tree.ts";

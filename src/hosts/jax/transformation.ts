@@ -7,7 +7,8 @@ import type { MemoryReport } from "../../core/memory.ts";
 import type { Stats } from "../../core/optimizer.ts";
 import { wasmHostStates } from "../../engines/wasm/engine.ts";
 import { randomKey } from "../../formats/random.ts";
-import type { Hyper, OptimizerFactory } from "../../optimizers/define.ts";
+import type { Hyper } from "../../optimizers/definition.ts";
+import type { OptimizerFactory } from "../../optimizers/define.ts";
 import {
   isArray,
   type GradientTransformation,

@@ -4,7 +4,8 @@ import { createOptimizerSync } from "../../core/create.ts";
 import type { OptimizerHandle, Stats } from "../../core/optimizer.ts";
 import type { TensorInfo } from "../../core/options.ts";
 import type { OptimizerOptions } from "../../core/settings.ts";
-import type { LearningRate, Recipe } from "../../optimizers/define.ts";
+import type { LearningRate } from "../../optimizers/hyper.ts";
+import type { Recipe } from "../../optimizers/define.ts";
 import type { Access, Update } from "./access.ts";
 
 export const infoOf = ({ name, shape, size }: Variable): TensorInfo => ({

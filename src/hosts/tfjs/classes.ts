@@ -1,10 +1,8 @@
 /** A class and a function for each optimizer and recipe. */
 import { serialization } from "@tensorflow/tfjs-core";
-import type {
-  Hyper,
-  LearningRate,
-  OptimizerFactory,
-} from "../../optimizers/define.ts";
+import type { Hyper } from "../../optimizers/definition.ts";
+import type { LearningRate } from "../../optimizers/hyper.ts";
+import type { OptimizerFactory } from "../../optimizers/define.ts";
 import { className, savedName } from "./names.ts";
 import { LowbitOptimizer } from "./optimizer.ts";
 import { fromConfig, type TfOptions } from "./options.ts";

@@ -1,5 +1,6 @@
 /** TensorFlow.js's words for hyperparameters and classes, and ours for them. */
-import type { Hyper, OptimizerFactory } from "../../optimizers/define.ts";
+import type { Hyper } from "../../optimizers/definition.ts";
+import type { OptimizerFactory } from "../../optimizers/define.ts";
 
 /** Our names and what TensorFlow.js and Keras call the same thing. */
 const hostNames = {

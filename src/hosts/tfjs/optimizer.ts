@@ -14,8 +14,8 @@ import type { Explanation, Stats } from "../../core/optimizer.ts";
 import {
   checkLearningRate,
   type LearningRate,
-  type OptimizerFactory,
-} from "../../optimizers/define.ts";
+} from "../../optimizers/hyper.ts";
+import type { OptimizerFactory } from "../../optimizers/define.ts";
 import type { Access, NamedTensor, Update } from "./access.ts";
 import { accessTo } from "./backends.ts";
 import { Batch, infoOf } from "./batch.ts";

@@ -2,13 +2,10 @@
 import type { Group, Override } from "../../core/options.ts";
 import { checkSettings, type OptimizerOptions } from "../../core/settings.ts";
 import { checkNames } from "../../formula/error.ts";
-import type {
-  Hyper,
-  LearningRate,
-  OptimizerFactory,
-  Recipe,
-  StorageOptions,
-} from "../../optimizers/define.ts";
+import type { Hyper } from "../../optimizers/definition.ts";
+import type { LearningRate } from "../../optimizers/hyper.ts";
+import type { OptimizerFactory, Recipe } from "../../optimizers/define.ts";
+import type { StorageOptions } from "../../optimizers/storage.ts";
 import { hostName, namesByHost, translated, type HostName } from "./names.ts";
 
 type Value<T> = T extends boolean ? boolean : number;
