@@ -6,13 +6,10 @@ export {
 } from "./core/memory.ts";
 export { createOptimizer } from "./core/create.ts";
 export type { Float32State } from "./core/float32.ts";
-export type {
-  Explanation,
-  OptimizerHandle,
-  Parameter,
-  ReadState,
-  Stats,
-} from "./core/optimizer.ts";
+export type { Explanation, Stats } from "./core/reports.ts";
+export type { OptimizerHandle } from "./core/optimizer.ts";
+export type { Parameter } from "./core/parts.ts";
+export type { ReadState } from "./core/states.ts";
 export type { LoadReport } from "./core/checkpoint.ts";
 export type { Group, Match, Override, TensorInfo } from "./core/options.ts";
 export type { Device, OptimizerOptions } from "./core/settings.ts";

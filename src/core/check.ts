@@ -2,7 +2,7 @@
 import type { Engine, StoredState } from "../engines/engine.ts";
 import { scaleCount, type Format } from "../formats/format.ts";
 import { codeBytes } from "../formats/pack.ts";
-import type { Parameter } from "./optimizer.ts";
+import type { Parameter } from "./parts.ts";
 import type { TensorInfo } from "./options.ts";
 
 const kindOf = (given: unknown) =>

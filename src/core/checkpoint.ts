@@ -18,20 +18,14 @@ import { FileError, owned } from "../io/fault.ts";
 import { sameStorage } from "../io/format-data.ts";
 import { decodeStored, encodeStored } from "../io/requantize.ts";
 import { toSource, type FileData } from "../io/source.ts";
-import type { Recipe } from "../optimizers/define.ts";
 import type { Accumulator } from "./accumulate.ts";
 import type { NormHistory } from "./norms.ts";
-import type { Resolved, TensorInfo } from "./options.ts";
-import type { CheckedOptions } from "./settings.ts";
+import type { Parts } from "./parts.ts";
 
 export { checkpointFile };
 
 /** A running optimizer, as saving and loading see it. */
-export interface Running {
-  readonly recipe: Recipe;
-  readonly tensors: readonly TensorInfo[];
-  readonly resolved: readonly Resolved[];
-  readonly settings: CheckedOptions;
+export interface Running extends Parts {
   readonly session: Session;
   readonly accumulator: Accumulator | undefined;
   readonly norms: NormHistory | undefined;
@@ -120,6 +114,20 @@ export function describeRunning(
       };
     }),
   };
+}
+
+/** The file of a running optimizer, as one piece. */
+export async function wholeFile(
+  running: Running,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const { size, chunks } = checkpointFile(describeRunning(running));
+  const file = new Uint8Array(size);
+  let at = 0;
+  for await (const chunk of chunks()) {
+    file.set(chunk, at);
+    at += chunk.length;
+  }
+  return file;
 }
 
 const differing = (

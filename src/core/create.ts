@@ -3,8 +3,9 @@ import type { Recipe } from "../optimizers/define.ts";
 import { createAccumulator } from "./accumulate.ts";
 import { checkData, checkParameters, checkShared } from "./check.ts";
 import { loadEngine } from "./engines.ts";
-import { OptimizerHandle, type Parameter } from "./optimizer.ts";
-import { resolveTensors, type Resolved, type TensorInfo } from "./options.ts";
+import { OptimizerHandle } from "./optimizer.ts";
+import { resolveTensors } from "./options.ts";
+import type { Parameter, Parts } from "./parts.ts";
 import {
   checkSettings,
   checkShape,
@@ -24,25 +25,19 @@ export async function createOptimizer(
   parameters: Readonly<Record<string, Parameter>>,
   options: OptimizerOptions = {},
 ): Promise<OptimizerHandle> {
-  const { tensors, resolved, settings } = prepare(recipe, parameters, options);
+  const prepared = prepare(recipe, parameters, options);
   const engine = await loadEngine(options.device ?? "wasm");
+  const parts = { ...prepared, engine };
+  const { tensors, settings } = parts;
   const session = await engine.createSession(
-    plansFor(engine, tensors, resolved, parameters),
+    plansFor(parts, parameters),
     engineOptions(settings),
   );
   const accumulator =
     settings.accumulate > 1
       ? await createAccumulator(engine, tensors, settings)
       : undefined;
-  return new OptimizerHandle(
-    recipe,
-    tensors,
-    resolved,
-    settings,
-    engine,
-    session,
-    accumulator,
-  );
+  return new OptimizerHandle(parts, session, accumulator);
 }
 
 /** For hosts whose optimizers cannot wait, see {@link createOptimizerSync}. */
@@ -71,7 +66,8 @@ export function createOptimizerSync(
     ...options
   }: SyncOptions,
 ): OptimizerHandle {
-  const { tensors, resolved, settings } = prepare(recipe, parameters, options);
+  const parts = { ...prepare(recipe, parameters, options), engine };
+  const { settings } = parts;
   if (settings.accumulate > 1)
     throw new TypeError(
       `${recipe.name}: accumulate is not offered here; add up the gradients with the host's own operations`,
@@ -84,25 +80,12 @@ export function createOptimizerSync(
     throw new TypeError(
       `${recipe.name}: the engine '${engine.name}' has no steps at once`,
     );
-  const session = engine.createSessionSync(
-    plansFor(engine, tensors, resolved, parameters),
-    { ...engineOptions(settings), hostStates, hostParameters },
-  );
-  return new OptimizerHandle(
-    recipe,
-    tensors,
-    resolved,
-    settings,
-    engine,
-    session,
-    undefined,
-  );
-}
-
-interface Prepared {
-  readonly tensors: readonly TensorInfo[];
-  readonly resolved: readonly Resolved[];
-  readonly settings: CheckedOptions;
+  const session = engine.createSessionSync(plansFor(parts, parameters), {
+    ...engineOptions(settings),
+    hostStates,
+    hostParameters,
+  });
+  return new OptimizerHandle(parts, session);
 }
 
 /** Checks everything that does not depend on the engine. */
@@ -110,7 +93,7 @@ function prepare(
   recipe: Recipe,
   parameters: Readonly<Record<string, Parameter>>,
   options: OptimizerOptions,
-): Prepared {
+): Omit<Parts, "engine"> {
   if (typeof recipe !== "object" || !recipe || !("optimizer" in recipe))
     throw new TypeError(
       `createOptimizer: the first argument must be a recipe, such as adamw8bit({ lr: 1e-3 }), given ${typeof recipe === "function" ? "the function itself; call it" : String(recipe)}`,
@@ -124,6 +107,7 @@ function prepare(
   }));
   checkShared(parameters);
   return {
+    recipe,
     tensors,
     resolved: resolveTensors(recipe, tensors, settings),
     settings,
@@ -131,9 +115,7 @@ function prepare(
 }
 
 const plansFor = (
-  engine: Engine,
-  tensors: readonly TensorInfo[],
-  resolved: readonly Resolved[],
+  { engine, tensors, resolved }: Parts,
   parameters: Readonly<Record<string, Parameter>>,
 ): TensorPlan[] =>
   tensors.map((tensor, i) => ({

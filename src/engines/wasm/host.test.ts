@@ -1,7 +1,8 @@
 /** The engine in a host's memory, at once, against the engine in its own. */
 import { describe, expect, test } from "vitest";
 import { createOptimizer, createOptimizerSync } from "../../core/create.ts";
-import type { OptimizerHandle, ReadState } from "../../core/optimizer.ts";
+import type { OptimizerHandle } from "../../core/optimizer.ts";
+import type { ReadState } from "../../core/states.ts";
 import {
   adafactor32bit,
   adamw4bitRank1,

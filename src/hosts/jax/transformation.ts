@@ -4,7 +4,7 @@
  * `jit`, on other backends) by operations of jax-js on the same state.
  */
 import type { MemoryReport } from "../../core/memory.ts";
-import type { Stats } from "../../core/optimizer.ts";
+import type { Stats } from "../../core/reports.ts";
 import { wasmHostStates } from "../../engines/wasm/engine.ts";
 import { randomKey } from "../../formats/random.ts";
 import type { Hyper } from "../../optimizers/definition.ts";

@@ -1,7 +1,8 @@
 /** Variables that came together, and their states. */
 import type { Variable } from "@tensorflow/tfjs-core";
 import { createOptimizerSync } from "../../core/create.ts";
-import type { OptimizerHandle, Stats } from "../../core/optimizer.ts";
+import type { OptimizerHandle } from "../../core/optimizer.ts";
+import type { Stats } from "../../core/reports.ts";
 import type { TensorInfo } from "../../core/options.ts";
 import type { OptimizerOptions } from "../../core/settings.ts";
 import type { LearningRate } from "../../optimizers/hyper.ts";

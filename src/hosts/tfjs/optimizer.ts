@@ -10,7 +10,7 @@ import {
   type Variable,
 } from "@tensorflow/tfjs-core";
 import type { MemoryReport } from "../../core/memory.ts";
-import type { Explanation, Stats } from "../../core/optimizer.ts";
+import type { Explanation, Stats } from "../../core/reports.ts";
 import {
   checkLearningRate,
   type LearningRate,

@@ -1,6 +1,6 @@
 /** Reports of several batches as one. */
 import type { MemoryReport } from "../../core/memory.ts";
-import type { Stats } from "../../core/optimizer.ts";
+import type { Stats } from "../../core/reports.ts";
 
 export function joinMemory(reports: readonly MemoryReport[]): MemoryReport {
   const total = (of: (report: MemoryReport) => number) =>

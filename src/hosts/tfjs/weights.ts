@@ -5,7 +5,7 @@
  * stored.
  */
 import { tensor } from "@tensorflow/tfjs-core";
-import type { ReadState } from "../../core/optimizer.ts";
+import type { ReadState } from "../../core/states.ts";
 import type { StoredState } from "../../engines/engine.ts";
 import { float32, type Format } from "../../formats/format.ts";
 import { codeBytes } from "../../formats/pack.ts";
