@@ -170,6 +170,10 @@ export const i8x16 = {
   narrow_i16x8_u: binary(0x66),
 };
 
+/** The upper 64 bits below the lower ones. */
+export const swapHalves = (a: Code): Code =>
+  i8x16.shuffle(a, a, [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7]);
+
 export const i16x8 = {
   abs: unary(0x80),
   narrow_i32x4_u: binary(0x86),
@@ -283,6 +287,17 @@ export const when = (condition: Code, then: Code): Code => [
   0x04,
   0x40,
   ...then,
+  0x0b,
+];
+
+/** `if (condition) then else otherwise`, without a value. */
+export const choose = (condition: Code, then: Code, otherwise: Code): Code => [
+  ...condition,
+  0x04,
+  0x40,
+  ...then,
+  0x05,
+  ...otherwise,
   0x0b,
 ];
 

@@ -10,6 +10,7 @@ import {
   i32x4,
   i64x2,
   i8x16,
+  swapHalves,
   v128,
   type Code,
 } from "./instructions.ts";
@@ -184,7 +185,6 @@ function halves(
   values: readonly Code[],
   apply: (parts: readonly Code[]) => Code,
 ): void {
-  const swap = [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7];
   const low = fn.let(
     "v128",
     f32x4.demote_f64x2_zero(apply(values.map(f64x2.promote_low_f32x4))),
@@ -192,11 +192,7 @@ function halves(
   const high = fn.let(
     "v128",
     f32x4.demote_f64x2_zero(
-      apply(
-        values.map((value) =>
-          f64x2.promote_low_f32x4(i8x16.shuffle(value, value, swap)),
-        ),
-      ),
+      apply(values.map((value) => f64x2.promote_low_f32x4(swapHalves(value)))),
     ),
   );
   fn.emit(

@@ -1,118 +1,25 @@
-/**
- * How the kernels read and write codes: tables in memory, at addresses that
- * are immediates of the instructions (an address in a register would cost an
- * instruction a look-up), and the instructions that go with them.
- */
-import { encodeTable, encodeWith } from "../../formats/encode.ts";
+/** How the kernels read and write what is stored: codes, bfloat16 and float32. */
 import type {
   FloatFormat,
   Format,
   QuantizedFormat,
 } from "../../formats/format.ts";
 import { storedBits } from "../../formats/pack.ts";
-import { correctionUnit, makeCoder } from "../../formats/quantize.ts";
-import { indexMultiplier } from "../../formats/random.ts";
 import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
 import {
-  f32x4,
-  f64x2,
   i16x8,
   i32,
   i32x4,
   i64,
-  i64x2,
   i8x16,
   v128,
   type Code,
 } from "../../formula/instructions.ts";
 import type { Vectors } from "../../formula/wasm.ts";
-import type { Arena } from "./layout.ts";
-
-/** Addresses of the tables of one format. */
-export interface Tables {
-  readonly format: QuantizedFormat;
-  /** For each stored byte the values of all codes in it (1, 2 or 4 float32). */
-  readonly decode: number;
-  /** Codebook alone, float32 by code; only where scales are corrected. */
-  readonly values: number;
-  /** What stochastic rounding measures between, see formats/quantize.ts. */
-  readonly marks: number;
-  readonly inverseGaps: number;
-  /** Only where the preconditioner is rounded. */
-  readonly nextMarks: number;
-  /** The add-with-carry table, or the thresholds when there is none. */
-  readonly encode: number;
-  /** Low bits that share an entry of the table; undefined: compare with all thresholds. */
-  readonly shift: number | undefined;
-  readonly thresholdCount: number;
-  /** The code of a group of zeros, repeated to fill a byte. */
-  readonly zeroByte: number;
-  /** Whether the table codes a 0 otherwise than the zero code. */
-  readonly fillZeros: boolean;
-  /** What to write into a new memory. */
-  readonly contents: readonly {
-    readonly at: number;
-    readonly bytes: Uint8Array;
-  }[];
-}
-
-/** Plans the tables of a format. */
-export function planTables(format: QuantizedFormat, arena: Arena): Tables {
-  const coder = makeCoder(format);
-  const { values } = format;
-  const contents: { at: number; bytes: Uint8Array }[] = [];
-  const place = (data: Float32Array | Int32Array): number => {
-    const at = arena.take(data.byteLength);
-    contents.push({
-      at,
-      bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
-    });
-    return at;
-  };
-  const width = storedBits(format.bits);
-  const perByte = 8 / width;
-  const decoded = new Float32Array(256 * perByte);
-  for (let byte = 0; byte < 256; byte++)
-    for (let k = 0; k < perByte; k++)
-      decoded[byte * perByte + k] =
-        values[(byte >> (k * width)) & (2 ** width - 1)] ?? 0;
-  const table = encodeTable(coder.limits, format.signed);
-  const stochastic = format.rounding !== "nearest";
-  return {
-    format,
-    decode: place(decoded),
-    values: format.correctScale ? place(values) : 0,
-    marks: stochastic ? place(coder.marks) : 0,
-    inverseGaps: stochastic ? place(coder.inverseGaps) : 0,
-    nextMarks:
-      format.rounding === "preconditioner" ? place(coder.nextMarks) : 0,
-    encode: place(table?.entries ?? coder.limits),
-    shift: table?.shift,
-    thresholdCount: coder.limits.length,
-    zeroByte: Array.from(
-      { length: perByte },
-      (_, k) => coder.zero << (k * width),
-    ).reduce((byte, code) => byte | code, 0),
-    fillZeros: encodeWith(coder.limits, 0) !== coder.zero,
-    contents,
-  };
-}
-
-/** Bytes that `elements` (a multiple of 16) take in a state's array. */
-export const storedBytes = (format: Format, elements: number): number =>
-  format.kind === "float"
-    ? (format.bits / 8) * elements
-    : (elements * storedBits(format.bits)) / 8;
-
-/** A look-up of four float32 at byte offsets `indices` from a table. */
-function gather(table: number, indices: readonly Code[]): Code {
-  return indices
-    .slice(1)
-    .reduce<Code>(
-      (vector, index, lane) => v128.load32_lane(index, vector, lane + 1, table),
-      v128.load32_zero(indices[0]!, table),
-    );
-}
+import { addToCorrection, type Correction } from "./correction.ts";
+import { gather, laneOffsets } from "./lanes.ts";
+import { drawBits, roundUp, type Randomness } from "./rounding.ts";
+import type { Tables } from "./tables.ts";
 
 /** Bits [from, from + width) of a 64-bit word, times 2^scale, as i32. */
 function field(word: Local, from: number, width: number, scale: number): Code {
@@ -190,21 +97,6 @@ export function emitDecode(
   }
 }
 
-/** What stochastic rounding draws from: the key and the index of each lane, splat. */
-export interface Randomness {
-  readonly key: Local;
-  /** Index of the element in lane 0..3 of the first of the four vectors. */
-  readonly index: Local;
-  /** For rounding the preconditioner: its floor over the root of each vector's scale. */
-  readonly floors?: readonly Local[];
-}
-
-/** Sums of x^2 and of x times what it decodes to, in the fixed point of a correction. */
-export interface Correction {
-  readonly squares: Local;
-  readonly products: Local;
-}
-
 /** Stores 16 values, given as four vectors of value * (1 / scale), as codes. */
 export function emitEncode(
   fn: FunctionBuilder,
@@ -262,27 +154,6 @@ export function emitEncode(
   );
 }
 
-/**
- * The four lanes of a vector as i32. By way of two 64-bit words: on x64 that
- * takes half the extractions, and the first is a plain move as a float64.
- */
-function laneOffsets(fn: FunctionBuilder, vector: Code): Code[] {
-  const offsets = fn.let("v128", vector);
-  const low = fn.let(
-    "i64",
-    i64.reinterpret_f64(f64x2.extract_lane(offsets.get, 0)),
-  );
-  const high = fn.let("i64", i64x2.extract_lane(offsets.get, 1));
-  const upper = (word: Local) =>
-    i32.wrap_i64(i64.shr_u(word.get, i64.const(32n)));
-  return [
-    i32.wrap_i64(low.get),
-    upper(low),
-    i32.wrap_i64(high.get),
-    upper(high),
-  ];
-}
-
 /** How many thresholds are at or below each value: for codebooks that no table serves. */
 function countThresholds(fn: FunctionBuilder, tables: Tables, x: Local): Local {
   // Float32 order as signed integer order: flip the magnitude of negatives.
@@ -338,126 +209,6 @@ export function emitStore(
         8 * pair,
       ),
     );
-}
-
-/** 32 random bits for each lane of one of four vectors, see formats/random.ts. */
-function drawBits(
-  fn: FunctionBuilder,
-  { key, index }: Randomness,
-  vector: number,
-): Local {
-  const hash = fn.let(
-    "v128",
-    v128.xor(
-      i32x4.mul(
-        i32x4.add(index.get, i32x4.const(4 * vector)),
-        i32x4.const(indexMultiplier),
-      ),
-      key.get,
-    ),
-  );
-  const mixed = (by: number, factor: number) =>
-    fn.emit(
-      hash.set(
-        i32x4.mul(
-          v128.xor(hash.get, i32x4.shr_u(hash.get, by)),
-          i32x4.const(factor),
-        ),
-      ),
-    );
-  mixed(16, 0x85ebca6b);
-  mixed(13, 0xc2b2ae35);
-  fn.emit(hash.set(v128.xor(hash.get, i32x4.shr_u(hash.get, 16))));
-  return hash;
-}
-
-/** Adds 1 to a code with the probability that its value's place in the gap says. */
-function roundUp(
-  fn: FunctionBuilder,
-  tables: Tables,
-  code: Local,
-  x: Local,
-  random: Randomness,
-  vector: number,
-): Local {
-  const lanes = laneOffsets(fn, i32x4.shl(code.get, 2));
-  const plain = (place: Code) =>
-    f32x4.mul(
-      f32x4.sub(place, gather(tables.marks, lanes)),
-      gather(tables.inverseGaps, lanes),
-    );
-  const floor = random.floors?.[vector];
-  let chance: Local;
-  if (floor) {
-    const root = fn.let("v128", f32x4.sqrt(f32x4.pmax(f32x4.const(0), x.get)));
-    const least = f32x4.const(2 ** -126);
-    const below = f32x4.pmax(least, f32x4.add(root.get, floor.get));
-    const above = f32x4.add(gather(tables.nextMarks, lanes), floor.get);
-    chance = fn.let(
-      "v128",
-      f32x4.mul(plain(root.get), f32x4.div(above, below)),
-    );
-  } else chance = fn.let("v128", plain(x.get));
-  const hash = drawBits(fn, random, vector);
-  const drawn = f32x4.mul(
-    f32x4.convert_i32x4_u(i32x4.shr_u(hash.get, 8)),
-    f32x4.const(2 ** -24),
-  );
-  // A true comparison is -1.
-  return fn.let("v128", i32x4.sub(code.get, f32x4.lt(drawn, chance.get)));
-}
-
-/** Adds 16 elements to the sums of their block's correction. */
-function addToCorrection(
-  fn: FunctionBuilder,
-  tables: Tables,
-  codes: readonly Local[],
-  x: Vectors,
-  { squares, products }: Correction,
-): void {
-  const unit = f32x4.const(correctionUnit(tables.format.blockSize));
-  const fixed = (product: Code) =>
-    i32x4.trunc_sat_f32x4_s(f32x4.mul(product, unit));
-  codes.forEach((code, i) => {
-    const vector = x[i]!.get;
-    const lanes = laneOffsets(fn, i32x4.shl(code.get, 2));
-    const decoded = gather(tables.values, lanes);
-    fn.emit(
-      squares.set(i32x4.add(squares.get, fixed(f32x4.mul(vector, vector)))),
-      products.set(i32x4.add(products.get, fixed(f32x4.mul(vector, decoded)))),
-    );
-  });
-}
-
-/**
- * A block's corrected scale in every lane, from the scale and the sums; see
- * formats/quantize.ts for when it stays as it is.
- */
-export function emitCorrected(
-  fn: FunctionBuilder,
-  scale: Local,
-  { squares, products }: Correction,
-): Code {
-  const total = (sum: Local) => {
-    for (const order of [
-      [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7],
-      [4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11],
-    ])
-      fn.emit(
-        sum.set(i32x4.add(sum.get, i8x16.shuffle(sum.get, sum.get, order))),
-      );
-    return f32x4.convert_i32x4_s(sum.get);
-  };
-  const ratio = f32x4.div(total(squares), total(products));
-  const corrected = fn.let("v128", f32x4.mul(scale.get, ratio));
-  const holds = v128.and(
-    i32x4.gt_s(products.get, i32x4.const(0)),
-    v128.and(
-      i32x4.ge_s(corrected.get, i32x4.const(0x00800000)),
-      i32x4.lt_s(corrected.get, i32x4.const(0x7f800000)),
-    ),
-  );
-  return v128.bitselect(corrected.get, scale.get, holds);
 }
 
 /** Stores 16 codes, given as two vectors of 16-bit lanes, in the stored width. */

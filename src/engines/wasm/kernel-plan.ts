@@ -14,7 +14,7 @@ import {
   type Program,
 } from "../../formula/program.ts";
 import { MathFunctions } from "../../formula/wasm.ts";
-import { storedBytes, type Tables } from "./codec.ts";
+import { storedBytes, type Tables } from "./tables.ts";
 import { Reducer, type Reduction } from "./reduce.ts";
 import { alwaysShows } from "./shows.ts";
 

@@ -2,7 +2,7 @@
 import type { Format, QuantizedFormat } from "../../formats/format.ts";
 import type { ModuleBuilder } from "../../formula/assembler.ts";
 import type { EngineOptions, TensorPlan } from "../engine.ts";
-import { planTables, type Tables } from "./codec.ts";
+import { planTables, type Tables } from "./tables.ts";
 import { elementStates } from "./kernel-plan.ts";
 import { buildKernel } from "./kernel.ts";
 import type { Arena } from "./layout.ts";

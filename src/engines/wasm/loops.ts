@@ -4,7 +4,7 @@ import { f32x4, i32, i32x4, v128, when } from "../../formula/instructions.ts";
 import { watchedNodes } from "../../formula/program.ts";
 import { printWasm, type Vectors } from "../../formula/wasm.ts";
 import { tail, callCareful } from "./careful.ts";
-import { storedBytes } from "./codec.ts";
+import { storedBytes } from "./tables.ts";
 import { lanes, type KernelPlan } from "./kernel-plan.ts";
 import { task } from "./layout.ts";
 import {

@@ -1,7 +1,8 @@
 /** What the functions of a kernel load at their beginning, and how they go on. */
 import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
-import { i32, v128, type Code } from "../../formula/instructions.ts";
-import { storedBytes } from "./codec.ts";
+import { f32x4, i32, v128, type Code } from "../../formula/instructions.ts";
+import type { Vectors } from "../../formula/wasm.ts";
+import { storedBytes } from "./tables.ts";
 import { isStochastic, type KernelPlan } from "./kernel-plan.ts";
 import { task, taskState, taskStateBytes } from "./layout.ts";
 
@@ -120,6 +121,19 @@ export function advance(
       pointer.bump(4 * plan.blocksIn(formats[s]!)),
     ),
   );
+}
+
+/** Vectors of a turn's elements. @param factor multiplied in, such as the one of clipping. */
+export function loadVectors(
+  fn: FunctionBuilder,
+  pointer: Local,
+  vectors: readonly number[],
+  factor?: Local,
+): Vectors {
+  return vectors.map((v) => {
+    const value = v128.load(pointer.get, 16 * v);
+    return fn.let("v128", factor ? f32x4.mul(value, factor.get) : value);
+  });
 }
 
 export function field(fn: FunctionBuilder, offset: number): Code {

@@ -9,12 +9,19 @@ import {
 } from "../../formula/instructions.ts";
 import { inputsOf, watchedNodes } from "../../formula/program.ts";
 import { printWasm, type Vectors } from "../../formula/wasm.ts";
-import { emitDecode, storedBytes } from "./codec.ts";
+import { emitDecode } from "./codec.ts";
+import { storedBytes } from "./tables.ts";
 import { type BlockState, type KernelPlan } from "./kernel-plan.ts";
 import { taskState } from "./layout.ts";
-import { stateField, type Pointers, type Constants } from "./operands.ts";
-import type { Reduction } from "./reduce.ts";
-import { rank1Scale, smallVectors, spread, blocks, widest } from "./spreads.ts";
+import { acrossLanes } from "./lanes.ts";
+import {
+  loadVectors,
+  stateField,
+  type Pointers,
+  type Constants,
+} from "./operands.ts";
+import type { Reduction, Totals } from "./reduce.ts";
+import { rank1Scale, smallVectors, spread, blocks } from "./spreads.ts";
 
 /** What a run through phase A is for. */
 export type Aim =
@@ -32,10 +39,43 @@ export interface Careful {
 /** Bits of infinity, shifted left by one. */
 export const infiniteTwice = 0xff000000;
 const smallestNormal = 0x00800000;
+
+/** What the pieces of phase A share in one function: what is asked, and its variables. */
+interface Frame {
+  readonly plan: KernelPlan;
+  readonly fn: FunctionBuilder;
+  readonly constants: Constants;
+  readonly careful: Careful | undefined;
+  readonly aim: Aim;
+  /** Nodes to compute: the new states, what is watched beside them, and p if early; or what a pass reduces. */
+  readonly wanted: readonly number[];
+  readonly watchedCount: number;
+  /** Inputs that these read. */
+  readonly reads: ReadonlySet<string>;
+  readonly gradient: Local;
+  readonly parameter: Local;
+  readonly codes: readonly Local[];
+  readonly scales: readonly Local[];
+  /** Where this turn's elements are in a row of scratch. */
+  readonly row: Local;
+  /** Where the scales of the next block go, by state. */
+  readonly written: readonly Local[];
+  /** Largest bits (shifted left by one) of what is watched. */
+  readonly worst: Local;
+  /** The same of each state in its block. */
+  readonly largest: readonly Local[];
+  /** Old scale of each state. */
+  readonly scale: readonly Local[];
+  /** Index in the superblock of each lane; on the careful path. */
+  readonly index: Local | undefined;
+  readonly totals: Totals | undefined;
+}
+
 /**
  * New states into scratch, scales and their reciprocals beside them.
  *
- * @param measure only take the largest magnitudes of tensor-wide states.
+ * @param aim `measure` only takes the largest magnitudes of tensor-wide states,
+ * `pass` only reduces.
  * @returns the largest bits (shifted left by one) seen in what is watched.
  */
 export function phaseA(
@@ -47,216 +87,213 @@ export function phaseA(
   careful?: Careful,
   aim: Aim = { kind: "update" },
 ): Local {
-  const { program, formats, tables, check } = plan.spec;
-  const measure = aim.kind !== "update";
   spread(plan, fn, scratch, at.first);
-  const gradient = fn.let("i32", at.gradient.get);
-  const parameter = fn.let("i32", at.parameter.get);
-  const codes = at.codes.map((pointer) => fn.let("i32", pointer.get));
-  const row = fn.let("i32", scratch.get);
-  const scales = at.scales.map((pointer) => fn.let("i32", pointer.get));
-  const written = formats.map(() => fn.let("i32", scratch.get));
-  const worst = fn.let("v128", i32x4.const(0));
-  const largest = formats.map(() => fn.let("v128", i32x4.const(0)));
-  const scale = formats.map(
-    (_, s) => constants.tensorScale[s] ?? fn.local("v128"),
+  const frame = makeFrame(plan, fn, constants, at, scratch, careful, aim);
+  blocks(
+    plan,
+    fn,
+    () => turn(frame),
+    (state) => beginBlock(frame, state),
+    (state) => finishBlock(frame, state),
   );
-  const index = careful ? fn.let("v128", i32x4.const(0, 1, 2, 3)) : undefined;
-  const states = plan.watched();
-  const p = program.outputs.get("p")!;
-  const watched = check && !measure ? watchedNodes(program) : [];
+  if (aim.kind === "pass")
+    plan.reducer.finish(fn, aim.reductions, frame.totals!);
+  else finishSuperblock(frame);
+  return frame.worst;
+}
+
+function makeFrame(
+  plan: KernelPlan,
+  fn: FunctionBuilder,
+  constants: Constants,
+  at: Pointers,
+  scratch: Local,
+  careful: Careful | undefined,
+  aim: Aim,
+): Frame {
+  const { program, formats, check } = plan.spec;
+  const watched = check && aim.kind === "update" ? watchedNodes(program) : [];
   const wanted =
     aim.kind === "pass"
       ? aim.reductions.map(({ operand }) => operand)
-      : [...states, ...watched, ...(plan.early ? [p] : [])];
-  const reads = inputsOf(program, wanted);
-  const masksStates = careful && aim.kind !== "pass";
-  const totals =
-    aim.kind === "pass" ? plan.reducer.begin(fn, aim.reductions) : undefined;
+      : [
+          ...plan.watched(),
+          ...watched,
+          ...(plan.early ? [program.outputs.get("p")!] : []),
+        ];
+  // Entries make their variables in this order, which is the module's.
+  return {
+    plan,
+    fn,
+    constants,
+    careful,
+    aim,
+    wanted,
+    watchedCount: watched.length,
+    reads: inputsOf(program, wanted),
+    gradient: fn.let("i32", at.gradient.get),
+    parameter: fn.let("i32", at.parameter.get),
+    codes: at.codes.map((pointer) => fn.let("i32", pointer.get)),
+    row: fn.let("i32", scratch.get),
+    scales: at.scales.map((pointer) => fn.let("i32", pointer.get)),
+    written: formats.map(() => fn.let("i32", scratch.get)),
+    worst: fn.let("v128", i32x4.const(0)),
+    largest: formats.map(() => fn.let("v128", i32x4.const(0))),
+    scale: formats.map((_, s) => constants.tensorScale[s] ?? fn.local("v128")),
+    index: careful ? fn.let("v128", i32x4.const(0, 1, 2, 3)) : undefined,
+    totals:
+      aim.kind === "pass" ? plan.reducer.begin(fn, aim.reductions) : undefined,
+  };
+}
 
-  const turn = () => {
-    const decoded = formats.map((format, s) =>
-      emitDecode(fn, format, tables[s], codes[s]!.get),
-    );
-    // Two vectors at a time: four would not fit the registers.
-    for (const pair of [0, 2]) {
-      const side = [pair, pair + 1];
-      const inputs = new Map<string, Vectors>();
-      formats.forEach((format, s) => {
-        const name = plan.names[s]!;
-        if (!reads.has(name) && !masksStates) return;
-        inputs.set(
-          name,
-          side.map((v) =>
-            fn.let(
-              "v128",
-              format.kind === "float"
-                ? decoded[s]![v]!
-                : f32x4.mul(
-                    decoded[s]![v]!,
-                    rank1Scale(plan, s, "old", row, v) ?? scale[s]!.get,
-                  ),
-            ),
-          ),
-        );
-      });
-      const load = (pointer: Local, factor?: Local): Vectors =>
-        side.map((v) => {
-          const value = v128.load(pointer.get, 16 * v);
-          return fn.let("v128", factor ? f32x4.mul(value, factor.get) : value);
-        });
-      const watch = careful ? check : plan.watchGradient;
-      if (reads.has("g") || watch)
-        inputs.set("g", load(gradient, constants.factor));
-      if (reads.has("p")) inputs.set("p", load(parameter));
-      const results = printWasm(program, wanted, 2, fn, plan.math, {
+/** Sixteen elements. */
+function turn(frame: Frame): void {
+  const { plan, fn, gradient, parameter, codes, row, reads } = frame;
+  const { formats, tables } = plan.spec;
+  const decoded = formats.map((format, s) =>
+    emitDecode(fn, format, tables[s], codes[s]!.get),
+  );
+  // Two vectors at a time: four would not fit the registers.
+  for (const pair of [0, 2]) {
+    const side = [pair, pair + 1];
+    const inputs = readInputs(frame, decoded, side);
+    const results = printWasm(
+      plan.spec.program,
+      frame.wanted,
+      2,
+      fn,
+      plan.math,
+      {
         input: (name) => inputs.get(name)!,
-        uniform: constants.uniform,
-        small: (node) => smallVectors(plan, fn, constants, node, row, side),
-      });
-      side.forEach((v, i) => {
-        if (aim.kind === "pass") {
-          plan.reducer.take(fn, aim.reductions, totals!, {
-            values: results.map((vectors) => vectors[i]!),
-            gradient: check ? inputs.get("g")![i]! : undefined,
-            inside: i32x4.lt_s(index!.get, careful!.valid.get),
-            row,
-            offset: 16 * v,
-          });
-          fn.emit(index!.set(i32x4.add(index!.get, i32x4.const(4))));
-          return;
-        }
-        let fresh = results
-          .slice(0, states.length)
-          .map((vectors) => vectors[i]!);
-        const others = results
-          .slice(states.length, states.length + watched.length)
-          .map((vectors) => vectors[i]!);
-        if (careful)
-          fresh = mask(
-            plan,
-            fn,
-            careful,
-            fresh,
-            others,
-            inputs,
-            i,
-            index!,
-            row,
-            v,
-          );
-        else
-          for (const value of others)
-            fn.emit(worst.set(i32x4.max_u(worst.get, i32x4.shl(value.get, 1))));
-        for (const { s, reductions } of measure ? plan.rank1 : [])
-          fn.emit(
-            v128.store(
-              row.get,
-              f32x4.abs(fresh[s]!.get),
-              reductions[0]!.rowAt + 16 * v,
-            ),
-          );
-        fresh.forEach((vector, s) => {
-          if (!measure)
-            fn.emit(v128.store(row.get, vector.get, plan.rowAt[s]! + 16 * v));
-          const twice = i32x4.shl(vector.get, 1);
-          fn.emit(largest[s]!.set(i32x4.max_u(largest[s]!.get, twice)));
-        });
-        if (plan.watchGradient && !careful)
-          fn.emit(
-            worst.set(
-              i32x4.max_u(worst.get, i32x4.shl(inputs.get("g")![i]!.get, 1)),
-            ),
-          );
-        if (plan.early && !measure)
-          fn.emit(
-            v128.store(
-              row.get,
-              results.at(-1)![i]!.get,
-              plan.parameterRow + 16 * v,
-            ),
-          );
-        if (index) fn.emit(index.set(i32x4.add(index.get, i32x4.const(4))));
-      });
-    }
-    fn.emit(
-      gradient.bump(64),
-      ...(reads.has("p") ? [parameter.bump(64)] : []),
-      ...codes.map((pointer, s) => pointer.bump(storedBytes(formats[s]!, 16))),
-      row.bump(64),
+        uniform: frame.constants.uniform,
+        small: (node) =>
+          smallVectors(plan, fn, frame.constants, node, row, side),
+      },
     );
-  };
-  const begin = ({ s }: BlockState) => {
-    fn.emit(
-      scale[s]!.set(v128.load32_splat(scales[s]!.get)),
-      scales[s]!.bump(4),
-      largest[s]!.set(i32x4.const(0)),
-    );
-  };
-  const finish = ({ s }: BlockState) => {
-    const x = largest[s]!;
-    if (check && !careful) fn.emit(worst.set(i32x4.max_u(worst.get, x.get)));
-    if (measure) return;
-    const { value, inverse } = scaleOf(fn, widest(plan, fn, x));
-    const offset = plan.scaleAt[s]!;
-    fn.emit(
-      v128.store32_lane(written[s]!.get, value, 0, offset),
-      v128.store32_lane(written[s]!.get, inverse, 0, offset + 4),
-      written[s]!.bump(8),
-    );
-  };
-  blocks(plan, fn, turn, begin, finish);
-  if (aim.kind === "pass") {
-    plan.reducer.finish(fn, aim.reductions, totals!);
-    return worst;
+    side.forEach((v, i) => {
+      const one: Vector = {
+        v,
+        results: results.map((vectors) => vectors[i]!),
+        input: (name) => inputs.get(name)![i]!,
+      };
+      if (frame.aim.kind === "pass") takeReduced(frame, frame.aim, one);
+      else takeStates(frame, one);
+    });
   }
+  fn.emit(
+    gradient.bump(64),
+    ...(reads.has("p") ? [parameter.bump(64)] : []),
+    ...codes.map((pointer, s) => pointer.bump(storedBytes(formats[s]!, 16))),
+    row.bump(64),
+  );
+}
+
+/** Old states, gradient and parameter, as far as they are read. */
+function readInputs(
+  { plan, fn, constants, careful, aim, reads, ...at }: Frame,
+  decoded: readonly (readonly Code[])[],
+  side: readonly number[],
+): Map<string, Vectors> {
+  const { formats, check } = plan.spec;
+  const inputs = new Map<string, Vectors>();
+  const masksStates = careful && aim.kind !== "pass";
   formats.forEach((format, s) => {
-    if (format.kind === "quantized" && format.scale === "block") return;
-    if (check && !careful)
-      fn.emit(worst.set(i32x4.max_u(worst.get, largest[s]!.get)));
-    if (measure && format.kind === "quantized" && format.scale === "tensor") {
-      const record = fn.parameter(0).get;
-      const offset = stateField(s, taskState.largest);
-      fn.emit(
-        v128.store32_lane(
-          record,
-          widest(
-            plan,
-            fn,
-            fn.let(
-              "v128",
-              i32x4.max_u(largest[s]!.get, v128.load32_splat(record, offset)),
-            ),
-          ).get,
-          0,
-          offset,
+    const name = plan.names[s]!;
+    if (!reads.has(name) && !masksStates) return;
+    inputs.set(
+      name,
+      side.map((v) =>
+        fn.let(
+          "v128",
+          format.kind === "float"
+            ? decoded[s]![v]!
+            : f32x4.mul(
+                decoded[s]![v]!,
+                rank1Scale(plan, s, "old", at.row, v) ?? at.scale[s]!.get,
+              ),
         ),
-      );
-    }
+      ),
+    );
   });
-  return worst;
+  const watch = careful ? check : plan.watchGradient;
+  if (reads.has("g") || watch)
+    inputs.set("g", loadVectors(fn, at.gradient, side, constants.factor));
+  if (reads.has("p")) inputs.set("p", loadVectors(fn, at.parameter, side));
+  return inputs;
+}
+
+/** Four elements of a turn. */
+interface Vector {
+  /** Which of the turn's four vectors. */
+  readonly v: number;
+  /** Values of the frame's wanted nodes. */
+  readonly results: readonly Local[];
+  readonly input: (name: string) => Local;
+}
+
+function takeReduced(
+  { plan, fn, careful, row, index, totals }: Frame,
+  { reductions }: Aim & { kind: "pass" },
+  { v, results, input }: Vector,
+): void {
+  plan.reducer.take(fn, reductions, totals!, {
+    values: results,
+    gradient: plan.spec.check ? input("g") : undefined,
+    inside: i32x4.lt_s(index!.get, careful!.valid.get),
+    row,
+    offset: 16 * v,
+  });
+  fn.emit(index!.set(i32x4.add(index!.get, i32x4.const(4))));
+}
+
+/** New states, their magnitudes and what is watched. */
+function takeStates(frame: Frame, vector: Vector): void {
+  const { plan, fn, careful, row, worst, largest, index } = frame;
+  const { v, results, input } = vector;
+  const measure = frame.aim.kind === "measure";
+  const stateCount = plan.names.length;
+  let fresh = results.slice(0, stateCount);
+  const others = results.slice(stateCount, stateCount + frame.watchedCount);
+  const watch = (value: Local) =>
+    fn.emit(worst.set(i32x4.max_u(worst.get, i32x4.shl(value.get, 1))));
+  if (careful) fresh = mask(frame, careful, fresh, others, vector);
+  else others.forEach(watch);
+  for (const { s, reductions } of measure ? plan.rank1 : [])
+    fn.emit(
+      v128.store(
+        row.get,
+        f32x4.abs(fresh[s]!.get),
+        reductions[0]!.rowAt + 16 * v,
+      ),
+    );
+  fresh.forEach((value, s) => {
+    if (!measure)
+      fn.emit(v128.store(row.get, value.get, plan.rowAt[s]! + 16 * v));
+    const twice = i32x4.shl(value.get, 1);
+    fn.emit(largest[s]!.set(i32x4.max_u(largest[s]!.get, twice)));
+  });
+  if (plan.watchGradient && !careful) watch(input("g"));
+  if (plan.early && !measure)
+    fn.emit(
+      v128.store(row.get, results.at(-1)!.get, plan.parameterRow + 16 * v),
+    );
+  if (index) fn.emit(index.set(i32x4.add(index.get, i32x4.const(4))));
 }
 
 /** Old values where an element is left out, 0 beyond the last; the mask into scratch. */
-export function mask(
-  plan: KernelPlan,
-  fn: FunctionBuilder,
+function mask(
+  { plan, fn, index, row }: Frame,
   careful: Careful,
   fresh: readonly Local[],
   others: readonly Local[],
-  inputs: ReadonlyMap<string, Vectors>,
-  i: number,
-  index: Local,
-  row: Local,
-  v: number,
+  { v, input }: Vector,
 ): Local[] {
-  const { check } = plan.spec;
-  const inside = fn.let("v128", i32x4.lt_s(index.get, careful.valid.get));
+  const inside = fn.let("v128", i32x4.lt_s(index!.get, careful.valid.get));
   const out = fn.let("v128", i32x4.const(0));
-  if (check) {
+  if (plan.spec.check) {
     const notFinite = (value: Local) =>
       i32x4.ge_u(i32x4.shl(value.get, 1), i32x4.const(infiniteTwice));
-    for (const value of [inputs.get("g")![i]!, ...fresh, ...others])
+    for (const value of [input("g"), ...fresh, ...others])
       fn.emit(out.set(v128.or(out.get, notFinite(value))));
     fn.emit(
       out.set(v128.and(out.get, inside.get)),
@@ -271,10 +308,62 @@ export function mask(
       "v128",
       v128.and(
         inside.get,
-        v128.bitselect(inputs.get(plan.names[s]!)![i]!.get, value.get, out.get),
+        v128.bitselect(input(plan.names[s]!).get, value.get, out.get),
       ),
     ),
   );
+}
+
+function beginBlock({ fn, scale, scales, largest }: Frame, { s }: BlockState) {
+  fn.emit(
+    scale[s]!.set(v128.load32_splat(scales[s]!.get)),
+    scales[s]!.bump(4),
+    largest[s]!.set(i32x4.const(0)),
+  );
+}
+
+/** The block's new scale and its reciprocal, into scratch. */
+function finishBlock(frame: Frame, { s }: BlockState): void {
+  const { plan, fn, written } = frame;
+  const x = frame.largest[s]!;
+  watchLargest(frame, x);
+  if (frame.aim.kind !== "update") return;
+  acrossLanes(fn, x, i32x4.max_u);
+  const { value, inverse } = scaleOf(fn, x);
+  const offset = plan.scaleAt[s]!;
+  fn.emit(
+    v128.store32_lane(written[s]!.get, value, 0, offset),
+    v128.store32_lane(written[s]!.get, inverse, 0, offset + 4),
+    written[s]!.bump(8),
+  );
+}
+
+/** Of states whose scale is of more than a superblock: the largest magnitude, into the record. */
+function finishSuperblock(frame: Frame): void {
+  const { plan, fn, largest, aim } = frame;
+  const record = fn.parameter(0).get;
+  plan.spec.formats.forEach((format, s) => {
+    if (format.kind === "quantized" && format.scale === "block") return;
+    watchLargest(frame, largest[s]!);
+    if (aim.kind !== "measure") return;
+    if (format.kind !== "quantized" || format.scale !== "tensor") return;
+    const offset = stateField(s, taskState.largest);
+    const most = fn.let(
+      "v128",
+      i32x4.max_u(largest[s]!.get, v128.load32_splat(record, offset)),
+    );
+    acrossLanes(fn, most, i32x4.max_u);
+    fn.emit(v128.store32_lane(record, most.get, 0, offset));
+  });
+}
+
+/** What is not finite has the largest bits; the careful path has its masks. */
+function watchLargest(
+  { plan, fn, careful, worst }: Frame,
+  largest: Local,
+): void {
+  if (plan.spec.check && !careful)
+    fn.emit(worst.set(i32x4.max_u(worst.get, largest.get)));
 }
 
 /** Scale and its reciprocal from the largest bits shifted left by one; 0 and 0 below the normals. */

@@ -11,14 +11,10 @@ import {
 } from "../../formula/instructions.ts";
 import { inputsOf } from "../../formula/program.ts";
 import { printWasm, type Vectors } from "../../formula/wasm.ts";
-import {
-  emitCorrected,
-  emitEncode,
-  emitStore,
-  storedBytes,
-  type Correction,
-  type Randomness,
-} from "./codec.ts";
+import { emitCorrected, type Correction } from "./correction.ts";
+import { emitEncode, emitStore } from "./codec.ts";
+import { storedBytes } from "./tables.ts";
+import type { Randomness } from "./rounding.ts";
 import {
   lanes,
   isStochastic,

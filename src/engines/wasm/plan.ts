@@ -9,7 +9,7 @@ import { twoLists } from "../../formats/rank1.ts";
 import { reductionsOf, type Program } from "../../formula/program.ts";
 import { geometryOf, shapeLength, type Geometry } from "../../formula/small.ts";
 import { stateLength, type EngineOptions, type TensorPlan } from "../engine.ts";
-import type { Tables } from "./codec.ts";
+import type { Tables } from "./tables.ts";
 import { kernelFor, type Kernels, type KernelSet } from "./kernels.ts";
 import { Arena, mostReductions, taskBytes } from "./layout.ts";
 import { controlBytes } from "./pool.ts";

@@ -4,8 +4,6 @@ import {
   doWhile,
   f32x4,
   i32,
-  i32x4,
-  i8x16,
   v128,
   type Code,
 } from "../../formula/instructions.ts";
@@ -13,7 +11,7 @@ import type { Vectors } from "../../formula/wasm.ts";
 import type { BlockState, KernelPlan } from "./kernel-plan.ts";
 import { task } from "./layout.ts";
 import { field, type Constants } from "./operands.ts";
-import { Segments, smallestSide } from "./reduce.ts";
+import { Segments, smallestSide } from "./segments.ts";
 
 export function smallVectors(
   plan: KernelPlan,
@@ -126,14 +124,4 @@ export function blocks(
     mine.forEach(finish);
   };
   level(sizes.length - 1);
-}
-
-/** The largest of the four lanes, in all of them. */
-export function widest(plan: KernelPlan, fn: FunctionBuilder, x: Local): Local {
-  for (const order of [
-    [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7],
-    [4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11],
-  ])
-    fn.emit(x.set(i32x4.max_u(x.get, i8x16.shuffle(x.get, x.get, order))));
-  return x;
 }

@@ -13,8 +13,8 @@ import {
   f64x2,
   i32,
   i32x4,
-  i8x16,
   memoryCopy,
+  swapHalves,
   v128,
   when,
   type Code,
@@ -160,10 +160,9 @@ function sumSquares(
   value: Local,
   [low, high]: readonly [Local, Local],
 ): void {
-  const swap = [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7];
   const halves: readonly (readonly [Local, Code])[] = [
     [low, value.get],
-    [high, i8x16.shuffle(value.get, value.get, swap)],
+    [high, swapHalves(value.get)],
   ];
   for (const [sum, half] of halves) {
     const wide = fn.let("v128", f64x2.promote_low_f32x4(half));

@@ -1,7 +1,7 @@
 /** Runs kernels over runs of elements: writes their records, and stages what lies elsewhere. */
 import { inverseScale } from "../../formats/quantize.ts";
 import type { StepTensor } from "../engine.ts";
-import { storedBytes } from "./codec.ts";
+import { storedBytes } from "./tables.ts";
 import { task, taskState, taskStateBytes } from "./layout.ts";
 import type { Measured } from "./measured.ts";
 import type { Heap } from "./memory.ts";
