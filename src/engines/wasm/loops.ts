@@ -1,6 +1,13 @@
 /** The loops over superblocks, each a function of the kernel. */
 import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
-import { f32x4, i32, i32x4, v128, when } from "../../formula/instructions.ts";
+import {
+  choose,
+  doWhile,
+  i32,
+  i32x4,
+  v128,
+  when,
+} from "../../formula/instructions.ts";
 import { watchedNodes } from "../../formula/program.ts";
 import { printWasm, type Vectors } from "../../formula/wasm.ts";
 import { tail, callCareful } from "./careful.ts";
@@ -14,6 +21,8 @@ import {
   allPointers,
   advance,
   field,
+  loadVectors,
+  type Constants,
   type Pointers,
 } from "./operands.ts";
 import { infiniteTwice, phaseA } from "./phase-a.ts";
@@ -78,15 +87,12 @@ export function blockLoop(
       ),
     );
   });
-  fn.emit([
-    0x03,
-    0x40,
-    ...turn,
-    ...i32.ge_s(left.tee(i32.sub(left.get, i32.const(1))), i32.const(0)),
-    0x0d,
-    0x00,
-    0x0b,
-  ]);
+  fn.emit(
+    doWhile(
+      turn,
+      i32.ge_s(left.tee(i32.sub(left.get, i32.const(1))), i32.const(0)),
+    ),
+  );
   tail(plan, fn, careful, at, current);
   return fn;
 }
@@ -122,85 +128,78 @@ export function floatLoop(
   const constants = loadConstants(plan, fn);
   const at = loadPointers(plan, fn);
   const scratch = fn.parameter(1);
-  const { program, check } = plan.spec;
   const left = fn.let("i32", i32.shr_u(field(fn, task.count), i32.const(4)));
   const body = fn.capture(() => {
-    const inputs = new Map<string, Vectors>();
-    const input = (name: string) => {
-      let vectors = inputs.get(name);
-      if (!vectors) {
-        const s = plan.names.indexOf(name);
-        const pointer =
-          name === "p"
-            ? at.parameter
-            : name === "g"
-              ? at.gradient
-              : at.codes[s]!;
-        vectors = lanes.map((v) => {
-          const value = v128.load(pointer.get, 16 * v);
-          return fn.let(
-            "v128",
-            name === "g" && constants.factor
-              ? f32x4.mul(value, constants.factor.get)
-              : value,
-          );
-        });
-        inputs.set(name, vectors);
-      }
-      return vectors;
-    };
-    const p = program.outputs.get("p")!;
-    const states = plan.watched();
-    const [parameter, ...fresh] = printWasm(
-      program,
-      [p, ...states, ...(check ? watchedNodes(program) : [])],
-      4,
-      fn,
-      plan.math,
-      {
-        input,
-        uniform: constants.uniform,
-        small: (node) => lanes.map(() => constants.single.get(node)!),
-      },
+    floatTurn(plan, fn, constants, at, () =>
+      callCareful(plan, fn, careful, at, scratch, i32.const(16)),
     );
-    const stored = fresh.slice(0, states.length);
-    const write = fn.capture(() => {
-      for (const v of lanes) {
-        fn.emit(v128.store(at.parameter.get, parameter![v]!.get, 16 * v));
-        stored.forEach((vectors, s) =>
-          fn.emit(v128.store(at.codes[s]!.get, vectors[v]!.get, 16 * v)),
-        );
-      }
-    });
-    if (!check) {
-      fn.emit(write);
-    } else {
-      const watched = [...fresh, ...(plan.watchGradient ? [input("g")] : [])];
-      const worst = watched
-        .flat()
-        .map((vector) => i32x4.shl(vector.get, 1))
-        .reduce((a, b) => i32x4.max_u(a, b));
-      const bad = v128.any_true(i32x4.ge_u(worst, i32x4.const(infiniteTwice)));
-      const slow = fn.capture(() =>
-        callCareful(plan, fn, careful, at, scratch, i32.const(16)),
-      );
-      fn.emit([...bad, 0x04, 0x40, ...slow, 0x05, ...write, 0x0b]);
-    }
     advance(plan, fn, at);
   });
   fn.emit(
-    when(left.get, [
-      0x03,
-      0x40,
-      ...body,
-      ...left.tee(i32.sub(left.get, i32.const(1))),
-      0x0d,
-      0x00,
-      0x0b,
-    ]),
+    when(left.get, doWhile(body, left.tee(i32.sub(left.get, i32.const(1))))),
   );
   tail(plan, fn, careful, at, scratch);
   return fn;
+}
+
+/** Sixteen elements. @param leaveOut what to do instead when some are not finite. */
+function floatTurn(
+  plan: KernelPlan,
+  fn: FunctionBuilder,
+  constants: Constants,
+  at: Pointers,
+  leaveOut: () => void,
+): void {
+  const { program, check } = plan.spec;
+  const inputs = new Map<string, Vectors>();
+  const pointerOf = (name: string) =>
+    name === "p"
+      ? at.parameter
+      : name === "g"
+        ? at.gradient
+        : at.codes[plan.names.indexOf(name)]!;
+  const input = (name: string) => {
+    let vectors = inputs.get(name);
+    if (!vectors) {
+      const factor = name === "g" ? constants.factor : undefined;
+      vectors = loadVectors(fn, pointerOf(name), lanes, factor);
+      inputs.set(name, vectors);
+    }
+    return vectors;
+  };
+  const states = plan.watched();
+  const [parameter, ...fresh] = printWasm(
+    program,
+    [
+      program.outputs.get("p")!,
+      ...states,
+      ...(check ? watchedNodes(program) : []),
+    ],
+    4,
+    fn,
+    plan.math,
+    {
+      input,
+      uniform: constants.uniform,
+      small: (node) => lanes.map(() => constants.single.get(node)!),
+    },
+  );
+  const write = fn.capture(() => {
+    for (const v of lanes) {
+      fn.emit(v128.store(at.parameter.get, parameter![v]!.get, 16 * v));
+      states.forEach((_, s) =>
+        fn.emit(v128.store(at.codes[s]!.get, fresh[s]![v]!.get, 16 * v)),
+      );
+    }
+  });
+  if (!check) return fn.emit(write);
+  const watched = [...fresh, ...(plan.watchGradient ? [input("g")] : [])];
+  const worst = watched
+    .flat()
+    .map((vector) => i32x4.shl(vector.get, 1))
+    .reduce((a, b) => i32x4.max_u(a, b));
+  const bad = v128.any_true(i32x4.ge_u(worst, i32x4.const(infiniteTwice)));
+  fn.emit(choose(bad, fn.capture(leaveOut), write));
 }
 
 /** Measures with masks throughout: it is the rarer pass, and simple. */
@@ -220,15 +219,7 @@ export function measureLoop(
     advance(plan, fn, at);
   });
   fn.emit(
-    when(left.get, [
-      0x03,
-      0x40,
-      ...body,
-      ...left.tee(i32.sub(left.get, i32.const(1))),
-      0x0d,
-      0x00,
-      0x0b,
-    ]),
+    when(left.get, doWhile(body, left.tee(i32.sub(left.get, i32.const(1))))),
   );
   tail(plan, fn, careful, at, scratch);
   return fn;
