@@ -1,4 +1,5 @@
 /** The careful path: superblocks in which something is not finite, and the last one. */
+import type { Format } from "../../formats/format.ts";
 import { storedBits } from "../../formats/pack.ts";
 import type { FunctionBuilder, Local } from "../../formula/assembler.ts";
 import {
@@ -23,81 +24,93 @@ export function tail(
   at: Pointers,
   scratch: Local,
 ): void {
-  const { formats } = plan.spec;
   const rest = fn.let(
     "i32",
     i32.and(field(fn, task.count), i32.const(plan.size - 1)),
   );
-  const base = fn.parameter(1);
-  const here = (offset: number) => i32.add(base.get, i32.const(offset));
-  const floats = i32.shl(rest.get, i32.const(2));
-  const ceiling = (log: number) =>
-    i32.shr_u(i32.add(rest.get, i32.const(2 ** log - 1)), i32.const(log));
-  const pieces: { real: Code; staged: Code; bytes: Code; back: boolean }[] = [
-    {
-      real: at.parameter.get,
-      staged: here(plan.stage.parameter),
-      bytes: floats,
-      back: true,
-    },
-    {
-      real: at.gradient.get,
-      staged: here(plan.stage.gradient),
-      bytes: floats,
-      back: false,
-    },
-    ...formats.flatMap((format, s) => {
-      const codes = {
-        real: at.codes[s]!.get,
-        staged: here(plan.stage.codes[s]!),
-        bytes:
-          format.kind === "float"
-            ? i32.shl(rest.get, i32.const(Math.log2(format.bits / 8)))
-            : ceiling(Math.log2(8 / storedBits(format.bits))),
-        back: true,
-      };
-      if (format.kind === "float" || format.scale !== "block") return [codes];
-      return [
-        codes,
-        {
-          real: at.scales[s]!.get,
-          staged: here(plan.stage.scales[s]!),
-          bytes: i32.shl(ceiling(Math.log2(format.blockSize)), i32.const(2)),
-          back: true,
-        },
-      ];
-    }),
-  ];
+  const { stage } = plan;
+  const here = (offset: number) =>
+    i32.add(fn.parameter(1).get, i32.const(offset));
+  const pieces = piecesOf(plan, at, rest);
   fn.emit(
     when(
       rest.get,
       fn.capture(() => {
         fn.emit(
           memoryFill(
-            here(plan.stage.parameter),
+            here(stage.parameter),
             i32.const(0),
-            i32.const(plan.stage.end - plan.stage.parameter),
+            i32.const(stage.end - stage.parameter),
           ),
         );
         for (const { real, staged, bytes } of pieces)
-          fn.emit(memoryCopy(staged, real, bytes));
+          fn.emit(memoryCopy(here(staged), real.get, bytes));
         const staged: Pointers = {
-          parameter: fn.let("i32", here(plan.stage.parameter)),
-          gradient: fn.let("i32", here(plan.stage.gradient)),
-          codes: plan.stage.codes.map((offset) => fn.let("i32", here(offset))),
-          scales: formats.map((format, s) =>
+          parameter: fn.let("i32", here(stage.parameter)),
+          gradient: fn.let("i32", here(stage.gradient)),
+          codes: stage.codes.map((offset) => fn.let("i32", here(offset))),
+          scales: plan.spec.formats.map((format, s) =>
             format.kind === "quantized" && format.scale === "block"
-              ? fn.let("i32", here(plan.stage.scales[s]!))
+              ? fn.let("i32", here(stage.scales[s]!))
               : at.scales[s]!,
           ),
           first: at.first,
         };
         callCareful(plan, fn, careful, staged, scratch, rest.get);
         for (const { real, staged: copy, bytes, back } of pieces)
-          if (back) fn.emit(memoryCopy(real, copy, bytes));
+          if (back) fn.emit(memoryCopy(real.get, here(copy), bytes));
       }),
     ),
   );
+}
+
+/** What is staged of one superblock. */
+interface StagedPiece {
+  readonly real: Local;
+  /** Offset in scratch. */
+  readonly staged: number;
+  readonly bytes: Code;
+  /** Whether it is written, and goes back. */
+  readonly back: boolean;
+}
+
+/** @param rest elements of the superblock that there are. */
+function piecesOf(
+  { spec, stage }: KernelPlan,
+  at: Pointers,
+  rest: Local,
+): StagedPiece[] {
+  const times = (log: number) => i32.shl(rest.get, i32.const(log));
+  const over = (log: number) =>
+    i32.shr_u(i32.add(rest.get, i32.const(2 ** log - 1)), i32.const(log));
+  const ofState = (format: Format, s: number): StagedPiece[] => {
+    const codes = {
+      real: at.codes[s]!,
+      staged: stage.codes[s]!,
+      bytes:
+        format.kind === "float"
+          ? times(Math.log2(format.bits / 8))
+          : over(Math.log2(8 / storedBits(format.bits))),
+      back: true,
+    };
+    if (format.kind === "float" || format.scale !== "block") return [codes];
+    return [
+      codes,
+      {
+        real: at.scales[s]!,
+        staged: stage.scales[s]!,
+        bytes: i32.shl(over(Math.log2(format.blockSize)), i32.const(2)),
+        back: true,
+      },
+    ];
+  };
+  const { parameter, gradient } = at;
+  const bytes = times(2);
+  return [
+    { real: parameter, staged: stage.parameter, bytes, back: true },
+    { real: gradient, staged: stage.gradient, bytes, back: false },
+    ...spec.formats.flatMap(ofState),
+  ];
 }
 
 /** One superblock with masks: (task, scratch, parameter, gradient, first, valid, codes..., scales...). */

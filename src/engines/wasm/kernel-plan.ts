@@ -116,22 +116,18 @@ export class KernelPlan {
     this.block = quantized.filter(({ format }) => format.scale === "block");
     this.tensor = quantized.filter(({ format }) => format.scale === "tensor");
     this.names = elementStates(program);
-    this.small = this.smallNodes();
+    this.small = smallNodes(program, this.names);
     const spread = this.small.filter((node) => program.shapes[node] !== "one");
     const rank1 = quantized.filter(({ format }) => isRankOne(format));
-    this.size = Math.max(
-      // Float32 alone needs no phases.
+    // Float32 alone needs no phases.
+    const phases =
       spread.length + rank1.length > 0 ||
-        formats.some(({ bits }) => bits !== 32)
-        ? 256
-        : 16,
+      formats.some(({ bits }) => bits !== 32);
+    this.size = Math.max(
+      phases ? 256 : 16,
       ...this.block.map(({ format }) => format.blockSize),
     );
-    const p = program.outputs.get("p")!;
-    const fresh = new Set(this.watched());
-    this.early = [...inputsOf(program, [p], fresh)].some((name) =>
-      this.names.includes(name),
-    );
+    this.early = readsOldStates(program, this.names);
     this.watchGradient = check && !alwaysShows(program);
 
     const bytes = 4 * this.size;
@@ -163,30 +159,14 @@ export class KernelPlan {
         ),
       );
     this.reducer = new Reducer(this.module, () => take(bytes));
-    this.rank1 = rank1.map(({ s, format }, i) => {
-      const place = this.small.length + 4 * i;
-      const rowAt = this.reducer.takeRow();
-      const tiled = format.scale === "tile";
-      const [row, last] = tiled
-        ? (["tileRow", "tileColumn"] as const)
-        : (["row", "last"] as const);
-      const tiles = tiled ? { side: format.blockSize } : {};
-      return {
-        s,
-        oldRow: takeSpread(place, row, tiles),
-        oldLast: takeSpread(place + 1, last, tiles),
-        newRow: takeSpread(place + 2, row, tiles),
-        newLast: takeSpread(place + 3, last, tiles),
-        reductions: [row, last].map((over, k) => ({
-          ...{ node: -1, operand: -1, maximum: true, over, rowAt, ...tiles },
-          place: 2 * i + k,
-        })),
-      };
-    });
-    const passes = Array.from({ length: program.passes }, (_, pass) =>
+    this.rank1 = rank1.map(({ s, format }, i) =>
+      rank1State(s, format, i, this.reducer.takeRow(), (shape, k, tiles) =>
+        takeSpread(this.small.length + 4 * i + k, shape, tiles),
+      ),
+    );
+    this.passes = Array.from({ length: program.passes }, (_, pass) =>
       this.reducer.plan(program, pass),
     );
-    this.passes = passes;
     this.half = this.scratch;
     this.scratch *= 2;
     this.touched = take(4);
@@ -199,20 +179,6 @@ export class KernelPlan {
     };
   }
 
-  /** Every small node that some function of the kernel reads. */
-  smallNodes(): number[] {
-    const { program } = this.spec;
-    const wanted = [
-      program.outputs.get("p")!,
-      ...this.watched(),
-      ...watchedNodes(program),
-      ...Array.from({ length: program.passes }, (_, pass) =>
-        reductionsOf(program, pass).map((one) => reducedNode(program, one)),
-      ).flat(),
-    ];
-    return smallNodesOf(program, wanted);
-  }
-
   /** Scales of a state in a superblock. */
   blocksIn(format: Format): number {
     return format.kind === "quantized" && format.scale === "block"
@@ -220,8 +186,66 @@ export class KernelPlan {
       : 0;
   }
 
+  /** Nodes of the new states per element. */
   watched(): number[] {
-    const { program } = this.spec;
-    return this.names.map((name) => program.outputs.get(name)!);
+    return outputsOf(this.spec.program, this.names);
   }
+}
+
+const outputsOf = (program: Program, names: readonly string[]): number[] =>
+  names.map((name) => program.outputs.get(name)!);
+
+/** Whether the new parameter depends on states before the step. */
+const readsOldStates = (program: Program, states: readonly string[]) =>
+  [
+    ...inputsOf(
+      program,
+      outputsOf(program, ["p"]),
+      new Set(outputsOf(program, states)),
+    ),
+  ].some((name) => states.includes(name));
+
+/** Every small node that some function of the kernel reads. */
+function smallNodes(program: Program, states: readonly string[]): number[] {
+  return smallNodesOf(program, [
+    ...outputsOf(program, ["p", ...states]),
+    ...watchedNodes(program),
+    ...Array.from({ length: program.passes }, (_, pass) =>
+      reductionsOf(program, pass).map((one) => reducedNode(program, one)),
+    ).flat(),
+  ]);
+}
+
+/**
+ * @param i its position among the states with rank-1 scales.
+ * @param rowAt offset in scratch of the row of its magnitudes.
+ * @param spread takes place in scratch for the k-th list of its scales.
+ */
+function rank1State(
+  s: number,
+  format: QuantizedFormat,
+  i: number,
+  rowAt: number,
+  spread: (
+    shape: Spread["shape"],
+    k: number,
+    tiles: { readonly side?: number },
+  ) => number,
+): Rank1State {
+  const tiled = format.scale === "tile";
+  const [row, last] = tiled
+    ? (["tileRow", "tileColumn"] as const)
+    : (["row", "last"] as const);
+  const tiles = tiled ? { side: format.blockSize } : {};
+  return {
+    s,
+    oldRow: spread(row, 0, tiles),
+    oldLast: spread(last, 1, tiles),
+    newRow: spread(row, 2, tiles),
+    newLast: spread(last, 3, tiles),
+    reductions: [row, last].map((over, k) => ({
+      ...{ node: -1, operand: -1, maximum: true, over, rowAt, ...tiles },
+      place: 2 * i + k,
+    })),
+  };
 }
