@@ -239,7 +239,6 @@ class ReferenceSession implements Session {
     if (size === 0) return 0;
     const parameter = (moved as Float32Array | undefined) ?? usual;
     const geometry = geometryOf(shape);
-    const check = this.#options.skip !== "off";
     const gradient =
       factor === undefined ? given : given.map((value) => value * factor);
     const perElement = program.stateShapes.map((one) => one === "element");
@@ -261,57 +260,41 @@ class ReferenceSession implements Session {
       uniforms,
       new Map(named(false)),
     );
-    const spread = (nodes: readonly number[]) =>
-      new Map(
-        nodes.map((node) => {
-          const values = small.get(node);
-          const at = elementTo(program.shapes[node]!, geometry);
-          return [
-            node,
-            Float32Array.from({ length: size }, (_, i) => values[at(i)]!),
-          ];
-        }),
-      );
+    const run = (closure: Closure, reads: readonly number[]) =>
+      closure(inputs, uniforms, size, spreadSmall(small, reads, plan));
+    const skips = this.#options.skip !== "off";
     for (const { reductions, closure, small: reads } of compiled.passes) {
-      const rows = closure(inputs, uniforms, size, spread(reads));
+      const rows = run(closure, reads);
       reductions.forEach((node, r) => {
         const { how } = program.nodes[node] as { how: "sum" | "mean" | "max" };
         const values = rows[r]!.subarray(0, size).map((value, i) =>
-          check && !(Number.isFinite(gradient[i]) && Number.isFinite(value))
+          skips && !(Number.isFinite(gradient[i]) && Number.isFinite(value))
             ? leftOut(how)
             : value,
         );
         small.set(node, reduceElements(program, node, values, plan));
       });
     }
-
-    const rows = compiled.update(
-      inputs,
-      uniforms,
-      size,
-      spread(compiled.small),
-    );
-    const [updated, ...watched] = rows;
-    let nonFinite = 0;
-    const fresh = states.map((state, s): Float32Array => {
+    const [updated, ...watched] = run(compiled.update, compiled.small);
+    const isFinite = (i: number) =>
+      Number.isFinite(gradient[i]) &&
+      watched.every((values) => Number.isFinite(values[i]));
+    const fresh = states.map((_, s): Float32Array => {
       if (!perElement[s])
         return small.output(program.states[s]!, program.stateShapes[s]!);
       const place = perElement.slice(0, s).filter(Boolean).length;
       return watched[place]!.slice(0, size);
     });
+    let nonFinite = 0;
     for (let i = 0; i < size; i++) {
-      if (
-        check &&
-        !(
-          Number.isFinite(gradient[i]) &&
-          watched.every((values) => Number.isFinite(values[i]))
-        )
-      ) {
-        nonFinite++;
-        fresh.forEach((values, s) => {
-          if (perElement[s]) values[i] = old[s]![i]!;
-        });
-      } else parameter[i] = updated![i]!;
+      if (!skips || isFinite(i)) {
+        parameter[i] = updated![i]!;
+        continue;
+      }
+      nonFinite++;
+      fresh.forEach((values, s) => {
+        if (perElement[s]) values[i] = old[s]![i]!;
+      });
     }
     states.forEach((state, s) =>
       store(state, fresh[s]!, shape, keys[s]!, floors?.[s] ?? 0),
@@ -390,6 +373,25 @@ export const referenceEngine: Engine = {
     return new ReferenceSession(plans, options);
   },
 };
+
+/** Small values, one for each element. */
+function spreadSmall(
+  small: SmallValues,
+  nodes: readonly number[],
+  { program, shape, size }: TensorPlan,
+): Map<number, Float32Array> {
+  const geometry = geometryOf(shape);
+  return new Map(
+    nodes.map((node) => {
+      const values = small.get(node);
+      const at = elementTo(program.shapes[node]!, geometry);
+      return [
+        node,
+        Float32Array.from({ length: size }, (_, i) => values[at(i)]!),
+      ];
+    }),
+  );
+}
 
 /** What an element that is left out adds to a reduction. */
 const leftOut = (how: "sum" | "mean" | "max") =>
