@@ -94,7 +94,7 @@ const rows8: [string, FormatOptions, boolean?, boolean?][] = [
   ],
 ];
 
-export const ablation8: readonly Scheme[] = [
+const ablation8: readonly Scheme[] = [
   baseline,
   stableBaseline,
   ...rows8.map(([name, format, stable = false, papers = false]) => ({
@@ -119,7 +119,7 @@ export const sensitivity: readonly { name: string; hyper: Partial<Hyper> }[] = [
   { name: "half the rate", hyper: { lr: 0.5 } },
   { name: "twice the rate", hyper: { lr: 2 } },
 ];
-export const sensitive: readonly Scheme[] = [
+const sensitive: readonly Scheme[] = [
   stableBaseline,
   {
     name: "8-bit, stable embedding",
@@ -140,7 +140,7 @@ const v4 = (codebook: string, more: FormatOptions = {}): FormatOptions => ({
 const wide = { blockSize: 2048 } as const;
 const rank1 = { scale: "rank1" } as const;
 
-export const secondMoment: readonly Scheme[] = [
+const secondMoment: readonly Scheme[] = [
   baseline,
   stableBaseline,
   ...(
@@ -171,7 +171,7 @@ export const secondMoment: readonly Scheme[] = [
   { name: "factored", recipe: named(factor4bit) },
 ];
 
-export const firstMoment: readonly Scheme[] = [
+const firstMoment: readonly Scheme[] = [
   baseline,
   {
     name: "m block 2048 / dynamic, v 32-bit",
@@ -199,7 +199,7 @@ const eden = { correctScale: true } as const;
 const tile = { scale: "tile" } as const;
 const log2: FormatOptions = { bits: 2, codebook: "log", blockSize: 128 };
 
-export const beyond: readonly Scheme[] = [
+const beyond: readonly Scheme[] = [
   baseline,
   { name: "paper 2: rank-1", recipe: named(adamw4bitRank1) },
   { name: "paper 2: block", recipe: named(adamw4bitBlock) },

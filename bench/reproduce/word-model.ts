@@ -25,7 +25,7 @@ export interface Parameter {
 }
 export type Parameters = Record<string, Parameter>;
 
-export function shapesOf({ vocabulary, width, hidden, stable }: ModelSize) {
+function shapesOf({ vocabulary, width, hidden, stable }: ModelSize) {
   return {
     embedding: [vocabulary, width],
     ...(stable ? { scale: [width], shift: [width] } : {}),

@@ -24,12 +24,7 @@ export interface CompareFlags {
   readonly options: Readonly<Record<string, unknown>>;
 }
 
-export const usualOptimizers = [
-  "adamw32bit",
-  "adamw8bit",
-  "adamw4bit",
-  "factor4bit",
-];
+const usualOptimizers = ["adamw32bit", "adamw8bit", "adamw4bit", "factor4bit"];
 
 /** Options of `train` that say nothing here. */
 const without = Object.entries(trainOptions)

@@ -94,7 +94,7 @@ export const divergence = ({ diverged, seeds }: RecipeSummary): string =>
       ? "diverged"
       : `${diverged} of ${seeds.length} diverged`;
 
-export function spread(values: readonly number[]): Spread | undefined {
+function spread(values: readonly number[]): Spread | undefined {
   if (values.length === 0) return undefined;
   const mean = average(values);
   const squares = values.map((value) => (value - mean) ** 2);

@@ -219,7 +219,7 @@ export function elementScale(
 }
 
 /** Largest magnitude of the values, 0 for none; a NaN among them gives NaN. */
-export function absmax(values: Float32Array): number {
+function absmax(values: Float32Array): number {
   let largest = 0;
   for (const value of values) {
     const magnitude = Math.abs(value);
@@ -332,7 +332,7 @@ export function dequantize({
 }
 
 /** Elements that share a scale. */
-export function groupSize(format: QuantizedFormat, length: number): number {
+function groupSize(format: QuantizedFormat, length: number): number {
   return format.scale === "tensor" ? Math.max(1, length) : format.blockSize;
 }
 

@@ -247,7 +247,7 @@ export const describeFormat = (format: Format): string =>
   );
 
 /** `[2, 3]` for people. */
-export const shapeText = (shape: readonly number[]) => `[${shape.join(", ")}]`;
+const shapeText = (shape: readonly number[]) => `[${shape.join(", ")}]`;
 
 /** The shape that a tensor has in the file, or what else is known to hold as many. */
 export function chooseShape(

@@ -56,11 +56,6 @@ export const optimizerNames: Readonly<Record<string, OptimizerNames>> = {
   adafactor: factored,
 };
 
-/** Every key that PyTorch-like state may have below a parameter. */
-export const torchKeys: ReadonlySet<string> = new Set(
-  Object.values(optimizerNames).flatMap(({ torch }) => Object.values(torch)),
-);
-
 /** How many values a state has and whether they have a sign; from our definition. */
 export function stateKind(optimizer: string, state: string): StateKind {
   const { definition } = optimizerByName(optimizer);

@@ -253,7 +253,7 @@ function store(
 }
 
 /** How far `actual` is from `expected`. */
-export function errorOf(
+function errorOf(
   expected: Float32Array,
   actual: Float32Array,
 ): QuantizationError {

@@ -132,7 +132,7 @@ function knownName(
 }
 
 /** Whether two tables hold the same float32 values, -0 and 0 apart. */
-export function sameBits(a: Float32Array, b: Float32Array): boolean {
+function sameBits(a: Float32Array, b: Float32Array): boolean {
   return a.length === b.length && a.every((value, i) => Object.is(value, b[i]));
 }
 

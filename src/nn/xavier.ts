@@ -1,7 +1,7 @@
 import { randomKey, uniform } from "../formats/random.ts";
 
 /** Largest magnitude of Xavier-uniform values for a matrix of this shape. */
-export const xavierBound = (rows: number, columns: number): number =>
+const xavierBound = (rows: number, columns: number): number =>
   Math.sqrt(6 / (rows + columns));
 
 /**

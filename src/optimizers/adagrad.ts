@@ -1,5 +1,5 @@
+import { correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * Adagrad, Duchi, Hazan and Singer (JMLR 12, 2011), as PyTorch has it: L2 weight

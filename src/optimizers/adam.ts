@@ -1,5 +1,5 @@
+import { biasCorrection, correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * Adam, arXiv 1412.6980, with L2 weight decay added to the gradient, as
@@ -18,10 +18,7 @@ export const adam = /* @__PURE__ */ defineOptimizer({
     amsgrad: false,
   },
   state: { m: "signed", v: "unsigned" },
-  scalars: ({ beta1, beta2 }, t) => ({
-    c1: 1 - beta1 ** t,
-    c2: Math.sqrt(1 - beta2 ** t),
-  }),
+  scalars: biasCorrection,
   floors: { v: correctedFloor, vmax: correctedFloor },
   update: `
     d = g + weightDecay * p

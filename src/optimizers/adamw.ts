@@ -1,5 +1,5 @@
+import { biasCorrection, correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * Adam with decoupled weight decay, arXiv 1711.05101, in PyTorch's meaning:
@@ -19,10 +19,7 @@ export const adamw = /* @__PURE__ */ defineOptimizer({
     amsgrad: false,
   },
   state: { m: "signed", v: "unsigned" },
-  scalars: ({ beta1, beta2 }, t) => ({
-    c1: 1 - beta1 ** t,
-    c2: Math.sqrt(1 - beta2 ** t),
-  }),
+  scalars: biasCorrection,
   floors: { v: correctedFloor, vmax: correctedFloor },
   update: `
     m = beta1 * m + (1 - beta1) * g

@@ -1,5 +1,5 @@
+import { biasCorrection, correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * AdEMAMix, arXiv 2409.03137, algorithm 1: AdamW with a second, slow EMA of the
@@ -23,8 +23,7 @@ export const ademamix = /* @__PURE__ */ defineOptimizer({
   },
   state: { m1: "signed", m2: "signed", v: "unsigned" },
   scalars: ({ beta1, beta2, beta3, alpha, tAlpha, tBeta3 }, t) => ({
-    c1: 1 - beta1 ** t,
-    c2: Math.sqrt(1 - beta2 ** t),
+    ...biasCorrection({ beta1, beta2 }, t),
     mixed: t < tAlpha ? (t / tAlpha) * alpha : alpha,
     slow: t < tBeta3 ? warmed(beta1, beta3, t / tBeta3) : beta3,
   }),

@@ -1,5 +1,5 @@
+import { biasCorrection, correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * AdamW with a factored second moment, the base of arXiv 2309.01507's 4-bit
@@ -13,10 +13,7 @@ export const factor = /* @__PURE__ */ defineOptimizer({
   name: "factor",
   hyper: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 1e-2 },
   state: { m: "signed", row: "row", col: "column" },
-  scalars: ({ beta1, beta2 }, t) => ({
-    c1: 1 - beta1 ** t,
-    c2: Math.sqrt(1 - beta2 ** t),
-  }),
+  scalars: biasCorrection,
   floors: { v: correctedFloor },
   update: `
     m = beta1 * m + (1 - beta1) * g

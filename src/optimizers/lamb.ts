@@ -1,5 +1,5 @@
+import { biasCorrection, correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * LAMB, arXiv 1904.00962, algorithm 2, with the identity for its function phi:
@@ -22,10 +22,7 @@ export const lamb = /* @__PURE__ */ defineOptimizer({
     weightDecay: 1e-2,
   },
   state: { m: "signed", v: "unsigned" },
-  scalars: ({ beta1, beta2 }, t) => ({
-    c1: 1 - beta1 ** t,
-    c2: Math.sqrt(1 - beta2 ** t),
-  }),
+  scalars: biasCorrection,
   floors: { v: correctedFloor },
   update: `
     m = beta1 * m + (1 - beta1) * g

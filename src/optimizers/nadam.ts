@@ -1,5 +1,5 @@
+import { correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * NAdam (Dozat 2016) as PyTorch has it: momentum mu(t) = beta1 (1 - 0.96^(t *

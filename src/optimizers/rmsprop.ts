@@ -1,5 +1,5 @@
+import { correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * RMSprop, Hinton's lecture 6e, as PyTorch has it: eps outside of the root, L2

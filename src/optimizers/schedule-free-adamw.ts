@@ -1,5 +1,5 @@
+import { correctedFloor } from "./correction.ts";
 import { defineOptimizer, defineRecipe } from "./define.ts";
-import { correctedFloor } from "./floor.ts";
 
 /**
  * Schedule-free AdamW, arXiv 2405.15682, algorithm 1. Of its three sequences p

@@ -25,7 +25,7 @@ import {
 } from "./numbers.ts";
 
 /** How far an engine may be from the reference after one step from the same state. */
-export const tolerance = {
+const tolerance = {
   /** Part of all codes of a state that may differ (one may always), by one step. */
   differentCodes: 1e-3,
   scale: 8e-6,
@@ -63,7 +63,7 @@ export interface Case {
   readonly lr?: number | ((step: number) => number);
 }
 
-export const changingRate = (step: number) =>
+const changingRate = (step: number) =>
   1e-3 * (1 + 0.5 * Math.sin(step)) * Math.min(1, step / 5);
 
 type Tensors = Record<string, Float32Array<ArrayBuffer>>;

@@ -10,7 +10,7 @@ import { defineOptimizer, type OptimizerOptions } from "lowbit";
 import { advance, runOn, type Run } from "./checkpoints.ts";
 
 /** AdamW that also keeps a number a row, one a column and one a tensor. */
-export const everyKind = defineOptimizer({
+const everyKind = defineOptimizer({
   name: "everyKind",
   hyper: { lr: 1e-3, beta1: 0.9, beta2: 0.99 },
   state: {
@@ -32,7 +32,7 @@ export const everyKind = defineOptimizer({
 
 const levels = Float32Array.from({ length: 7 }, (_, i) => (i + 1) / 7);
 
-export const goldenShapes = {
+const goldenShapes = {
   plain: [33, 20],
   four: [33, 20],
   "rank one": [33, 20],

@@ -63,7 +63,7 @@ function makeGradient(
 const view = new DataView(new ArrayBuffer(4));
 
 /** An integer that grows with the float32; neighbours differ by 1, and -0 and +0 are equal. */
-export function ordinal(x: number): number {
+function ordinal(x: number): number {
   view.setFloat32(0, x);
   const bits = view.getInt32(0);
   return bits >= 0 ? bits : -(bits & 0x7fffffff);

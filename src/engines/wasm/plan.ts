@@ -226,7 +226,7 @@ const listsOf = ({ program, formats, shape }: TensorPlan, s: number) =>
   twoLists(formats[elementPositions(program)[s]!] as QuantizedFormat, shape);
 
 /** Bytes of a state's codes, or of its float32 or bfloat16 values. */
-export const storageBytes = (format: Format, size: number): number =>
+const storageBytes = (format: Format, size: number): number =>
   format.kind === "float"
     ? (format.bits / 8) * size
     : codeBytes(format.bits, size);

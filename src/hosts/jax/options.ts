@@ -9,7 +9,7 @@ import type {
   Recipe,
   RecipeOptions,
 } from "../../optimizers/define.ts";
-import type { StorageOptions } from "../../optimizers/storage.ts";
+import { storageKeys, type StorageOptions } from "../../optimizers/storage.ts";
 import type { ScalarOrSchedule, Tree } from "./contract.ts";
 import type { CoreOptions } from "./planned.ts";
 import { walk } from "./tree.ts";
@@ -62,7 +62,6 @@ const coreKeys = [
   "skipNonFinite",
   "seed",
 ] as const;
-const storageKeys = ["bits", "blockSize", "state"];
 
 export interface Sorted {
   readonly recipe: Recipe;
