@@ -12,7 +12,7 @@ import {
   type OptimizerOptions,
   type Recipe,
 } from "lowbit";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   expectConformance,
   expectSameBits,
@@ -21,7 +21,11 @@ import {
   optimizerOn,
   startOf,
 } from "./support/conformance.ts";
-import { engines, type EngineEntry } from "./support/engines.ts";
+import {
+  describeEngines,
+  engines,
+  type EngineEntry,
+} from "./support/engines.ts";
 import * as formulas from "./support/formulas.ts";
 import { gradientAt, normals } from "./support/numbers.ts";
 
@@ -33,17 +37,10 @@ const lowBit = (hyper: Record<string, number>): [string, Recipe][] =>
     .filter(([name]) => /[48]bit/.test(name))
     .map(([name, factory]) => [name, factory(hyper)]);
 
-for (const engine of engines) {
-  describe(
-    `on ${engine.name}`,
-    { skip: !!engine.skipReason, meta: { skipReason: engine.skipReason } },
-    () => {
-      afterAll(() => engine.close?.());
-      edgeCases(engine);
-      if (engine.name !== "reference") agreement(engine);
-    },
-  );
-}
+describeEngines((engine) => {
+  edgeCases(engine);
+  if (engine.name !== "reference") agreement(engine);
+});
 
 function edgeCases(engine: EngineEntry) {
   test("an empty tensor takes a step, alone and beside others", async () => {

@@ -1,9 +1,9 @@
 // Every way to store a state, on every engine against the reference.
 
 import { adamw, quantileCodebook, sgd, type FormatOptions } from "lowbit";
-import { afterAll, describe, test } from "vitest";
+import { test } from "vitest";
 import { expectConformance } from "./support/conformance.ts";
-import { engines } from "./support/engines.ts";
+import { describeEngines } from "./support/engines.ts";
 import { normals } from "./support/numbers.ts";
 
 const sizes = [1, 6, 257, 1003, 4097];
@@ -122,109 +122,100 @@ const medley: [m: FormatOptions, v: FormatOptions][] = [
   ],
 ];
 
-for (const engine of engines) {
-  if (engine.name === "reference" || engine.twinOf) continue;
-  describe(
-    `on ${engine.name}`,
-    { skip: !!engine.skipReason, meta: { skipReason: engine.skipReason } },
-    () => {
-      afterAll(() => engine.close?.());
+describeEngines(
+  (engine) => {
+    const conforms = (m: FormatOptions, v: FormatOptions) =>
+      expectConformance(engine, {
+        // A large eps, where rounding takes it into account.
+        recipe: adamw({
+          eps: v.rounding === "preconditioner" ? 1e-2 : 1e-8,
+          state: { m, v },
+        }),
+        sizes,
+        options: { minQuantizedSize: 0, seed: 3 },
+      });
 
-      const conforms = (m: FormatOptions, v: FormatOptions) =>
-        expectConformance(engine, {
-          // A large eps, where rounding takes it into account.
-          recipe: adamw({
-            eps: v.rounding === "preconditioner" ? 1e-2 : 1e-8,
-            state: { m, v },
-          }),
-          sizes,
-          options: { minQuantizedSize: 0, seed: 3 },
-        });
+    medley.forEach(([m, v], i) =>
+      test(`every option is stored as the reference stores it, pair ${i + 1}`, () =>
+        conforms(m, v)),
+    );
+    if (engine.slow) return;
 
-      medley.forEach(([m, v], i) =>
-        test(`every option is stored as the reference stores it, pair ${i + 1}`, () =>
-          conforms(m, v)),
-      );
-      if (engine.slow) return;
-
-      for (const codebook of families)
-        for (let bits = 2; bits <= 8; bits++)
-          test(`${bits}-bit ${codebook} stores what the reference stores`, () =>
-            conforms({ bits, codebook }, { bits, codebook }));
-
+    for (const codebook of families)
       for (let bits = 2; bits <= 8; bits++)
-        test(`${bits}-bit log stores what the reference stores`, () =>
+        test(`${bits}-bit ${codebook} stores what the reference stores`, () =>
+          conforms({ bits, codebook }, { bits, codebook }));
+
+    for (let bits = 2; bits <= 8; bits++)
+      test(`${bits}-bit log stores what the reference stores`, () =>
+        conforms({ bits }, { bits, codebook: "log", rounding: "stochastic" }));
+
+    for (const blockSize of [32, 128, 1024, 4096])
+      for (const bits of [2, 4, 8])
+        test(`scales of blocks of ${blockSize} in ${bits} bits are corrected alike`, () =>
           conforms(
-            { bits },
-            { bits, codebook: "log", rounding: "stochastic" },
+            { bits, blockSize, correctScale: true },
+            {
+              bits,
+              blockSize,
+              correctScale: true,
+              rounding: "preconditioner",
+            },
           ));
 
-      for (const blockSize of [32, 128, 1024, 4096])
-        for (const bits of [2, 4, 8])
-          test(`scales of blocks of ${blockSize} in ${bits} bits are corrected alike`, () =>
-            conforms(
-              { bits, blockSize, correctScale: true },
-              {
-                bits,
-                blockSize,
-                correctScale: true,
-                rounding: "preconditioner",
-              },
-            ));
+    for (const format of signedOnly)
+      test(`${String(format.codebook)} stores what the reference stores`, () =>
+        conforms(format, { ...format, signed: true }));
 
-      for (const format of signedOnly)
-        test(`${String(format.codebook)} stores what the reference stores`, () =>
-          conforms(format, { ...format, signed: true }));
+    for (const [title, format] of Object.entries(customs))
+      test(`a codebook of ${title} stores what the reference stores`, () =>
+        conforms(format, { bits: 8 }));
 
-      for (const [title, format] of Object.entries(customs))
-        test(`a codebook of ${title} stores what the reference stores`, () =>
-          conforms(format, { bits: 8 }));
+    for (const [m, v] of blockSizes)
+      for (const bits of [8, 4])
+        test(`blocks of ${m} and ${v} in ${bits} bits go together`, () =>
+          expectConformance(engine, {
+            recipe: adamw({
+              bits,
+              state: { m: { blockSize: m }, v: { blockSize: v } },
+            }),
+            sizes: [5, 1003, 4095, 8200],
+            options: { minQuantizedSize: 0 },
+          }));
 
-      for (const [m, v] of blockSizes)
-        for (const bits of [8, 4])
-          test(`blocks of ${m} and ${v} in ${bits} bits go together`, () =>
-            expectConformance(engine, {
-              recipe: adamw({
-                bits,
-                state: { m: { blockSize: m }, v: { blockSize: v } },
-              }),
-              sizes: [5, 1003, 4095, 8200],
-              options: { minQuantizedSize: 0 },
-            }));
+    for (const bits of [2, 3, 4, 5, 8]) {
+      test(`one scale a tensor works in ${bits} bits`, () =>
+        conforms({ bits, scale: "tensor" }, { bits, scale: "tensor" }));
+      test(`one scale a tensor for m works beside blocks for v in ${bits} bits`, () =>
+        conforms({ bits, scale: "tensor" }, { bits }));
+      test(`stochastic rounding draws the reference's numbers in ${bits} bits`, () =>
+        conforms(
+          { bits, rounding: "stochastic" },
+          { bits, rounding: "stochastic", codebook: "dynamic" },
+        ));
+      test(`keepSign keeps the signs that the reference keeps in ${bits} bits`, () =>
+        conforms({ bits, keepSign: true }, { bits: 8 }));
+    }
 
-      for (const bits of [2, 3, 4, 5, 8]) {
-        test(`one scale a tensor works in ${bits} bits`, () =>
-          conforms({ bits, scale: "tensor" }, { bits, scale: "tensor" }));
-        test(`one scale a tensor for m works beside blocks for v in ${bits} bits`, () =>
-          conforms({ bits, scale: "tensor" }, { bits }));
-        test(`stochastic rounding draws the reference's numbers in ${bits} bits`, () =>
-          conforms(
-            { bits, rounding: "stochastic" },
-            { bits, rounding: "stochastic", codebook: "dynamic" },
-          ));
-        test(`keepSign keeps the signs that the reference keeps in ${bits} bits`, () =>
-          conforms({ bits, keepSign: true }, { bits: 8 }));
-      }
+    for (const [m, v] of [
+      [32, 8],
+      [8, 32],
+      [4, 8],
+      [8, 4],
+      [2, 8],
+      [3, 2],
+      [32, 4],
+      [2, 32],
+    ] as const)
+      test(`m in ${m} bits goes with v in ${v} bits`, () =>
+        conforms({ bits: m }, { bits: v }));
 
-      for (const [m, v] of [
-        [32, 8],
-        [8, 32],
-        [4, 8],
-        [8, 4],
-        [2, 8],
-        [3, 2],
-        [32, 4],
-        [2, 32],
-      ] as const)
-        test(`m in ${m} bits goes with v in ${v} bits`, () =>
-          conforms({ bits: m }, { bits: v }));
-
-      test("stochastic rounding of sgd's momentum depends on the seed", () =>
-        expectConformance(engine, {
-          recipe: sgd({ bits: 4, state: { m: { rounding: "stochastic" } } }),
-          sizes: [4097, 4097],
-          options: { seed: 0xffffffff },
-        }));
-    },
-  );
-}
+    test("stochastic rounding of sgd's momentum depends on the seed", () =>
+      expectConformance(engine, {
+        recipe: sgd({ bits: 4, state: { m: { rounding: "stochastic" } } }),
+        sizes: [4097, 4097],
+        options: { seed: 0xffffffff },
+      }));
+  },
+  ({ name, twinOf }) => name !== "reference" && !twinOf,
+);

@@ -11,9 +11,9 @@ import {
   sgd,
   type Recipe,
 } from "lowbit";
-import { afterAll, describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { expectConformance, type Case } from "./support/conformance.ts";
-import { engines } from "./support/engines.ts";
+import { describeEngines } from "./support/engines.ts";
 
 const shapes = [
   [1, 5],
@@ -79,30 +79,25 @@ const recipes: Record<string, Recipe> = {
 /** Sums are added in another order: equal to rounding, not to the bit. */
 const sums = ({ optimizer }: Recipe) => optimizer.program.passes > 0;
 
-for (const engine of engines) {
-  if (engine.name === "reference" || engine.twinOf) continue;
-  describe(
-    `on ${engine.name}`,
-    { skip: !!engine.skipReason, meta: { skipReason: engine.skipReason } },
-    () => {
-      afterAll(() => engine.close?.());
-      for (const [name, recipe] of Object.entries(recipes))
-        for (const options of [{}, { maxGradNorm: 0.5 }] as Case["options"][])
-          test(`${name}${options?.maxGradNorm ? ", clipped" : ""}`, async ({
-            skip,
-          }) => {
-            const attempt = expectConformance(engine, {
-              recipe,
-              sizes,
-              shapes,
-              steps: engine.slow ? 4 : 12,
-              exact: !sums(recipe) && !options?.maxGradNorm,
-              options: { minQuantizedSize: 0, seed: 11, ...options },
-            });
-            if (!engine.noShapes) return attempt;
-            await expect(attempt, "it can now").rejects.toThrow();
-            skip(engine.noShapes);
+describeEngines(
+  (engine) => {
+    for (const [name, recipe] of Object.entries(recipes))
+      for (const options of [{}, { maxGradNorm: 0.5 }] as Case["options"][])
+        test(`${name}${options?.maxGradNorm ? ", clipped" : ""}`, async ({
+          skip,
+        }) => {
+          const attempt = expectConformance(engine, {
+            recipe,
+            sizes,
+            shapes,
+            steps: engine.slow ? 4 : 12,
+            exact: !sums(recipe) && !options?.maxGradNorm,
+            options: { minQuantizedSize: 0, seed: 11, ...options },
           });
-    },
-  );
-}
+          if (!engine.noShapes) return attempt;
+          await expect(attempt, "it can now").rejects.toThrow();
+          skip(engine.noShapes);
+        });
+  },
+  ({ name, twinOf }) => name !== "reference" && !twinOf,
+);

@@ -16,7 +16,7 @@ import {
 import * as lowbit from "lowbit";
 import { afterAll, describe, expect, test } from "vitest";
 import { rates, train } from "./support/bytes-model.ts";
-import { engines, type EngineEntry } from "./support/engines.ts";
+import { describeEngines, type EngineEntry } from "./support/engines.ts";
 import { bitsOf, gradientAt, normals } from "./support/numbers.ts";
 
 const shapes = {
@@ -75,32 +75,27 @@ const reduces = ({ optimizer }: Recipe) =>
     program.small.includes(true),
   );
 
-for (const engine of engines) {
-  if (engine.name === "reference") continue;
-  describe(
-    `on ${engine.name}`,
-    { skip: !!engine.skipReason, meta: { skipReason: engine.skipReason } },
-    () => {
-      afterAll(() => engine.close?.());
-      for (const [name, factory] of recipes) {
-        // A kernel takes a software GPU a while: there each formula once.
-        if ((engine.slow || engine.twinOf) && !name.endsWith("8bit")) continue;
-        test(`${name} goes the reference's way with tensors of every shape`, async ({
-          skip,
-        }) => {
-          const attempt = expectReferencesWay(engine, factory());
-          if (!engine.noReductions || !reduces(factory())) return attempt;
-          await expect(attempt, "it can now").rejects.toThrow();
-          skip(engine.noReductions);
-        });
-      }
-
-      test("the ten lines of docs/optimizers.md run, in 8 bits", async () => {
-        await expectReferencesWay(engine, documented()({ bits: 8 }));
+describeEngines(
+  (engine) => {
+    for (const [name, factory] of recipes) {
+      // A kernel takes a software GPU a while: there each formula once.
+      if ((engine.slow || engine.twinOf) && !name.endsWith("8bit")) continue;
+      test(`${name} goes the reference's way with tensors of every shape`, async ({
+        skip,
+      }) => {
+        const attempt = expectReferencesWay(engine, factory());
+        if (!engine.noReductions || !reduces(factory())) return attempt;
+        await expect(attempt, "it can now").rejects.toThrow();
+        skip(engine.noReductions);
       });
-    },
-  );
-}
+    }
+
+    test("the ten lines of docs/optimizers.md run, in 8 bits", async () => {
+      await expectReferencesWay(engine, documented()({ bits: 8 }));
+    });
+  },
+  ({ name }) => name !== "reference",
+);
 
 async function expectReferencesWay(engine: EngineEntry, recipe: Recipe) {
   const ours = await shortRun(recipe, await engine.open());

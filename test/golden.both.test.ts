@@ -8,8 +8,8 @@ import {
   unpackCodes,
   type ReadState,
 } from "lowbit";
-import { afterAll, describe, expect, test } from "vitest";
-import { engines } from "./support/engines.ts";
+import { describe, expect, test } from "vitest";
+import { describeEngines, type EngineEntry } from "./support/engines.ts";
 import { recognise, type Replay } from "./support/golden.ts";
 import { codeDistance, relativeDistance } from "./support/numbers.ts";
 import {
@@ -43,34 +43,24 @@ function recogniseOr(recording: Recording) {
   }
 }
 
-for (const engine of engines) {
-  describe(
-    `on ${engine.name}`,
-    { skip: !!engine.skipReason, meta: { skipReason: engine.skipReason } },
-    () => {
-      afterAll(() => engine.close?.());
-
-      for (const { name, known } of all) {
-        if (known.kind === "quantize") continue;
-        test(`${name} is replayed`, async ({ skip }) => {
-          if (known.kind === "skip") return skip(known.reason);
-          if (known.reductions && engine.noReductions) {
-            const attempt = engine
-              .open()
-              .then((device) => replay(known, device));
-            await expect(attempt, "it can now").rejects.toThrow();
-            return skip(engine.noReductions);
-          }
-          await replay(known, await engine.open());
-        });
+describeEngines((engine) => {
+  for (const { name, known } of all) {
+    if (known.kind === "quantize") continue;
+    test(`${name} is replayed`, async ({ skip }) => {
+      if (known.kind === "skip") return skip(known.reason);
+      if (known.reductions && engine.noReductions) {
+        const attempt = engine.open().then((device) => replay(known, device));
+        await expect(attempt, "it can now").rejects.toThrow();
+        return skip(engine.noReductions);
       }
-    },
-  );
-}
+      await replay(known, await engine.open());
+    });
+  }
+});
 
 async function replay(
   run: Replay,
-  device: Awaited<ReturnType<(typeof engines)[number]["open"]>>,
+  device: Awaited<ReturnType<EngineEntry["open"]>>,
 ) {
   const data = run.start.slice();
   const optimizer = await createOptimizer(

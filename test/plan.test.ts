@@ -18,17 +18,8 @@ import {
 } from "lowbit/plan";
 import { parameterShapes, Trainer } from "lowbit/trainer";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { memories } from "./support/memories.ts";
 import { describeGpu, openDevice } from "./support/gpu.ts";
-
-/** Every WebAssembly memory of this process, from before an engine is loaded. */
-const memories: WebAssembly.Memory[] = [];
-const Memory = WebAssembly.Memory;
-WebAssembly.Memory = class extends Memory {
-  constructor(descriptor: WebAssembly.MemoryDescriptor) {
-    super(descriptor);
-    memories.push(this);
-  }
-};
 
 /** Whether a plan is within 5 % of what was measured. */
 function expectWithin5Percent(planned: number, measured: number, what: string) {

@@ -11,17 +11,9 @@ import {
   trainOptions,
   type TrainEvent,
 } from "lowbit/trainer";
+import { memories } from "./support/memories.ts";
 import { describeGpu } from "./support/gpu.ts";
 
-/** Every WebAssembly memory of this process, from before jax-js is loaded. */
-const memories: WebAssembly.Memory[] = [];
-const Memory = WebAssembly.Memory;
-WebAssembly.Memory = class extends Memory {
-  constructor(descriptor: WebAssembly.MemoryDescriptor) {
-    super(descriptor);
-    memories.push(this);
-  }
-};
 const heap = () =>
   memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0);
 

@@ -3,6 +3,7 @@
  * engine joins with one line in {@link engines}.
  */
 import type { Device } from "lowbit";
+import { afterAll, describe } from "vitest";
 import { gpuSkipReason, openDevice, openGpu } from "./gpu.ts";
 
 export interface EngineEntry {
@@ -58,6 +59,20 @@ export const engines: readonly EngineEntry[] = [
     slow: await softwareGpu(),
   },
 ];
+
+/** A block of tests for each engine, or for those that `which` takes. */
+export function describeEngines(
+  tests: (engine: EngineEntry) => void,
+  which: (engine: EngineEntry) => boolean = () => true,
+): void {
+  for (const engine of engines.filter(which)) {
+    const { name, skipReason } = engine;
+    describe(`on ${name}`, { skip: !!skipReason, meta: { skipReason } }, () => {
+      afterAll(() => engine.close?.());
+      tests(engine);
+    });
+  }
+}
 
 async function openWebgpu() {
   gpuDevice ??= await openDevice();
