@@ -1,6 +1,8 @@
-// The first step of `npm start` and `npm test`: installs what is missing. It
-// runs before anything is installed, under whatever Node npm itself runs on
-// (20 or newer), so it is plain JavaScript without dependencies.
+// The first step of npm's commands: installs what is missing; with `--built`,
+// builds when nothing has been built. It runs before anything is installed,
+// under whatever Node npm itself runs on (20 or newer), so it is plain
+// JavaScript without dependencies. What it says goes to stderr: stdout is the
+// command's, which may print JSON.
 
 import { execSync, spawnSync } from "node:child_process";
 import fs from "node:fs";
@@ -12,6 +14,7 @@ const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
 
 if (!isInstalled()) install();
 checkNode();
+if (process.argv.includes("--built") && !isBuilt()) build();
 
 /** Whether node_modules holds what package-lock.json asks for. */
 function isInstalled() {
@@ -35,23 +38,31 @@ function readPackages(/** @type {string} */ lockfile) {
 }
 
 function install() {
-  console.log("Installing what is missing (npm ci) ...");
-  const { npm_execpath: npm, npm_node_execpath: node } = process.env;
+  console.error("Installing what is missing (npm ci) ...");
   // All kinds by name, as NODE_ENV=production would leave some out.
-  const args = ["ci", "--include=dev", "--include=optional"];
-  const result = npm
-    ? // With npm's own Node: `npm ci` deletes the one in node_modules.
-      spawnSync(node ?? process.execPath, [npm, ...args], options())
-    : spawnSync(`npm ${args.join(" ")}`, { ...options(), shell: true });
-  if (result.status !== 0) {
-    console.error("setup: `npm ci` failed; its messages are above.");
-    process.exit(1);
-  }
+  npm("ci", "--include=dev", "--include=optional");
 }
 
-/** @returns {import("node:child_process").SpawnSyncOptions} */
-function options() {
-  return { cwd: root, stdio: "inherit" };
+function isBuilt() {
+  return fs.existsSync(path.join(root, "dist/cli/main.js"));
+}
+
+function build() {
+  console.error("Building, once (npm run build) ...");
+  npm("run", "--silent", "build:run");
+}
+
+function npm(/** @type {string[]} */ ...args) {
+  const { npm_execpath: script, npm_node_execpath: node } = process.env;
+  /** @type {import("node:child_process").SpawnSyncOptions} */
+  const options = { cwd: root, stdio: ["inherit", 2, 2] };
+  const result = script
+    ? // With npm's own Node: `npm ci` deletes the one in node_modules.
+      spawnSync(node ?? process.execPath, [script, ...args], options)
+    : spawnSync(`npm ${args.join(" ")}`, { ...options, shell: true });
+  if (result.status === 0) return;
+  console.error(`setup: \`npm ${args[0]}\` failed; its messages are above.`);
+  process.exit(1);
 }
 
 /** The next steps run under the first `node` on the path: is it new enough? */
