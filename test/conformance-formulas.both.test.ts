@@ -26,7 +26,7 @@ const fewSizes = [0, 3, 127, 129, 4095, 4097];
 const reduces = ({ optimizer }: Recipe) =>
   optimizer.vector!.program.small.includes(true);
 
-// A twin is held to its twin, bit for bit, in conformance-edges.
+// A twin is held to its twin, bit for bit, in conformance-odd.
 describeEngines(
   (engine) => {
     const expectWhereItCan = async (

@@ -64,7 +64,7 @@ function edges(limits: Int32Array): number[] {
   );
 }
 
-test("there are as many codebooks as the table of numerics.md has", () => {
+test("there are as many codebooks as encoding was derived for", () => {
   // Six families with 7 widths and 2 signs, one without, nf4, fp4 and two of fp8.
   expect(named).toHaveLength(6 * 7 * 2 + 7 + 4);
 });
