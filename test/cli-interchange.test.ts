@@ -7,15 +7,10 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { writeSafetensors } from "lowbit/io";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { pythonState, useTables } from "./support/python-state.ts";
-import { recordings } from "./support/recordings.ts";
+import { pythonState } from "./support/python-state.ts";
+import { byName } from "./support/interchange.ts";
 
 const main = path.resolve(import.meta.dirname, "../cli/main.ts");
-const all = await recordings();
-const byName = (name: string) =>
-  all.find((one) => one.name === `${name}.safetensors`)!;
-useTables(byName("bnb_quantize"));
-
 let home: string;
 beforeAll(() => {
   home = fs.mkdtempSync(path.join(os.tmpdir(), "lowbit-interchange-"));

@@ -10,7 +10,8 @@ import {
 } from "lowbit";
 import { describe, expect, test } from "vitest";
 import { describeEngines, type EngineEntry } from "./support/engines.ts";
-import { recognise, type Replay } from "./support/golden.ts";
+import { recognise } from "./support/golden.ts";
+import type { Replay } from "./support/golden-run.ts";
 import { codeDistance, relativeDistance } from "./support/numbers.ts";
 import {
   recordings,

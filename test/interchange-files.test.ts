@@ -10,13 +10,8 @@ import {
 } from "lowbit/io";
 import { describe, expect, test } from "vitest";
 import { randomSource } from "./support/numbers.ts";
-import { pythonState, useTables } from "./support/python-state.ts";
-import { recordings } from "./support/recordings.ts";
-
-const all = await recordings();
-const byName = (name: string) =>
-  all.find((one) => one.name === `${name}.safetensors`)!;
-useTables(byName("bnb_quantize"));
+import { pythonState } from "./support/python-state.ts";
+import { byName } from "./support/interchange.ts";
 
 type Tensors = Record<string, SafeTensor>;
 

@@ -1,7 +1,7 @@
 /** Holds a replay to its recording. */
 import { unpackCodes, type ReadState } from "lowbit";
 import { expect } from "vitest";
-import type { ExpectedState, Replay } from "./golden.ts";
+import type { ExpectedState, Replay } from "./golden-run.ts";
 import { codeDistance, relativeDistance, ulps } from "./numbers.ts";
 
 /** How far a replay may be from its recording. */
