@@ -8,6 +8,7 @@ import { describeRunning, settle, type Running } from "./checkpoint.ts";
 export interface Float32State {
   /** Steps taken. */
   readonly step: number;
+  /** By tensor and by state: a value an element, in row-major order; of states with one value a row, a column or a tensor, these. */
   readonly tensors: Readonly<
     Record<string, Readonly<Record<string, Float32Array<ArrayBuffer>>>>
   >;

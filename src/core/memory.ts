@@ -16,7 +16,9 @@ import {
 
 /** What the state of one tensor takes, and why. */
 export interface TensorMemory {
+  /** Name of the parameter; its position where shapes were given as a list. */
   readonly name: string;
+  /** Shape of the parameter. */
   readonly shape: readonly number[];
   /** Elements. */
   readonly size: number;
@@ -32,6 +34,7 @@ export interface TensorMemory {
   readonly why: string;
 }
 
+/** What the states of an optimizer take, as a whole and by tensor. */
 export interface MemoryReport {
   /** Bytes of all states. */
   readonly stateBytes: number;
@@ -43,6 +46,7 @@ export interface MemoryReport {
   readonly bytesPerParameter: number;
   /** Bytes allocated beside the states: tables, scratch, staging; 0 in an estimate. */
   readonly workspaceBytes: number;
+  /** In the order of the parameters. */
   readonly tensors: readonly TensorMemory[];
 }
 

@@ -37,6 +37,7 @@ const plainStates = () => import("./float32.ts");
 
 /** The object a user holds; made by `createOptimizer`. */
 export class OptimizerHandle {
+  /** What it was made from. */
   readonly recipe: Recipe;
   readonly #parts: Parts;
   readonly #indexOf: (name: string) => number;

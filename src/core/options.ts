@@ -22,8 +22,11 @@ import type { HyperValue } from "../optimizers/definition.ts";
 
 /** A tensor as overrides and groups see it. */
 export interface TensorInfo {
+  /** Name of the parameter. */
   readonly name: string;
+  /** Sizes of its axes. */
   readonly shape: readonly number[];
+  /** Number of elements. */
   readonly size: number;
 }
 

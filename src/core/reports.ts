@@ -4,6 +4,7 @@ import type { MemoryReport } from "./memory.ts";
 import type { Parts } from "./parts.ts";
 import { rateAt } from "./rates.ts";
 
+/** What happened in the last step. */
 export interface Stats {
   /** Steps taken. */
   readonly step: number;
@@ -19,12 +20,19 @@ export interface Stats {
 
 /** One row of `explain()`: what holds for a tensor, and which rule decided. */
 export interface Explanation {
+  /** Name of the parameter. */
   readonly name: string;
+  /** As text: `[768, 3072]`. */
   readonly shape: string;
+  /** Format of each state in words. */
   readonly state: string;
+  /** Bytes of all its states. */
   readonly bytes: number;
+  /** Bytes that float32 states would take. */
   readonly "bytes in 32-bit": number;
+  /** Which rule decided the storage: the recipe, a group, an override, or the tensor's size. */
   readonly why: string;
+  /** The group and the overrides that applied, in order. */
   readonly rules: string;
   readonly [hyper: string]: string | number;
 }

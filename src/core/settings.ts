@@ -5,6 +5,7 @@ import type { Group, Override, Settings } from "./options.ts";
 /** Where steps run: an engine's name, a WebGPU device, or an engine itself. */
 export type Device = "wasm" | "webgpu" | "reference" | Engine | object;
 
+/** Options of `createOptimizer` beside recipe and parameters. */
 export interface OptimizerOptions {
   /** Default `wasm`. */
   readonly device?: Device;

@@ -43,7 +43,9 @@ export interface TensorPlan {
   readonly parameter: unknown;
 }
 
+/** What holds for all steps of a session. */
 export interface EngineOptions {
+  /** What to leave out when a gradient is not finite. */
   readonly skip: SkipMode;
   /** Whether steps will have a maximal gradient norm. */
   readonly clip: boolean;
@@ -83,6 +85,7 @@ export interface StepTensor {
   readonly parameter?: unknown;
 }
 
+/** What a step gets, for all tensors. */
 export interface StepInput {
   /** In the order of the plans; undefined leaves a tensor as it is. */
   readonly tensors: readonly (StepTensor | undefined)[];
@@ -92,6 +95,7 @@ export interface StepInput {
   readonly regions?: readonly unknown[];
 }
 
+/** What happened in a step. */
 export interface StepReport {
   /** Elements left out in the last step because they were not finite. */
   readonly nonFinite: number;
@@ -140,6 +144,7 @@ export interface Session {
   readonly description: string;
   /** With `hostStates`. */
   readonly hostStates?: HostStates;
+  /** Takes a step, see the head of this file. Not called again before it has ended. */
   step(input: StepInput): Promise<void>;
   /** The same at once, on sessions of {@link Engine.createSessionSync}; on a device it is queued. */
   stepSync?(input: StepInput): void;
@@ -164,10 +169,13 @@ export interface Session {
   stateBytes(tensor: number, state: number): number;
   /** Bytes allocated beside states and resident tensors: tables, scratch, staging. */
   workspaceBytes(): number;
+  /** Frees all memory of the session; it is not called any more after. */
   dispose(): void;
 }
 
+/** Makes sessions on one kind of device. */
 export interface Engine {
+  /** For reports and messages: `wasm`. */
   readonly name: string;
   /** Whether the engine takes this as a parameter or gradient, beside Float32Array. */
   accepts?(data: unknown): boolean;

@@ -18,6 +18,7 @@ export const codebookNames = [
   "fp8-e4m3",
   "fp8-e5m2",
 ] as const;
+/** A name of {@link codebookNames}. */
 export type CodebookName = (typeof codebookNames)[number];
 
 export interface CodebookOptions {

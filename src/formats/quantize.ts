@@ -234,6 +234,7 @@ export function storedScale(largest: number): number {
   return largest < smallestScale ? 0 : largest;
 }
 
+/** A quantized tensor: codes, scales, and what they mean. */
 export interface Quantized {
   /** Packed codes, see pack.ts. */
   readonly codes: Uint8Array<ArrayBuffer>;
@@ -241,7 +242,9 @@ export interface Quantized {
   readonly scales: Float32Array<ArrayBuffer>;
   /** Number of elements. */
   readonly length: number;
+  /** Shape of the tensor; one axis where none was given. */
   readonly shape: readonly number[];
+  /** How codes and scales are to be read. */
   readonly format: QuantizedFormat;
 }
 

@@ -10,7 +10,9 @@ import { readRange, type ByteSource } from "../io/source.ts";
 
 /** A file whose header is known and whose tensors are read when they are asked for. */
 export interface TensorSource {
+  /** The file's own metadata, all text. */
   readonly metadata: Readonly<Record<string, string>>;
+  /** Type, shape and place of every tensor, by its key. */
   readonly tensors: ReadonlyMap<string, TensorEntry>;
   /** A copy of a tensor's data; F16, BF16 and FP8 as their bits. */
   read(name: string): Promise<TensorArray>;

@@ -14,6 +14,7 @@ import { describeFormat } from "./layout.ts";
 
 /** Of values as they are decoded. */
 export interface ValueStatistics {
+  /** How many there are. */
   readonly elements: number;
   /** Largest magnitude of what is finite. */
   readonly largest: number;
@@ -52,9 +53,11 @@ export interface CodeStatistics {
 export interface StateStatistics {
   /** Format in words. */
   readonly format: string;
+  /** Bits of a code, 16 or 32. */
   readonly bits: number;
   /** Of codes and scales, or of plain values. */
   readonly bytes: number;
+  /** Of the values that the stored form stands for. */
   readonly values: ValueStatistics;
   /** Only of quantized states. */
   readonly codes?: CodeStatistics;
@@ -174,6 +177,7 @@ function codeErrors({
   });
 }
 
+/** Counts over plain numbers. */
 export function valueStatistics(values: ArrayLike<number>): ValueStatistics {
   let largest = 0;
   let squares = 0;

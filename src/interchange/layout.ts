@@ -26,6 +26,7 @@ export const layoutNames = [
   "lpmm",
   "float32",
 ] as const;
+/** A name of {@link layoutNames}. */
 export type LayoutName = (typeof layoutNames)[number];
 
 /** One state of one parameter. */
@@ -63,6 +64,7 @@ export interface FitInput {
   readonly bits: TargetBits | undefined;
 }
 
+/** Bits of a code (2 to 8), 32 for float32, or `fp8` for float8_e4m3 in codes of 8 bits. */
 export type TargetBits = number | "fp8";
 
 /** A tensor of the file to write. */

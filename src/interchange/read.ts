@@ -55,7 +55,9 @@ export interface ReadStateOptions {
 
 /** A file's state, ready to be read, converted or loaded. */
 export interface OpenState {
+  /** Whose layout the file has. */
   readonly layout: LayoutName;
+  /** The optimizer; its states are read when they are asked for. */
   readonly checkpoint: Checkpoint;
   /** What was assumed and what was left out, in sentences. */
   readonly notes: readonly string[];

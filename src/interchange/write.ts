@@ -33,6 +33,7 @@ import {
 import { groupOfHyper } from "./names.ts";
 import { layouts, recipeName } from "./read.ts";
 
+/** How a state is to be written. */
 export interface WriteStateOptions {
   /** Whose layout to write. */
   readonly to: LayoutName;
@@ -47,10 +48,13 @@ export interface WriteStateOptions {
 
 /** What became of one state. */
 export interface StateChange {
+  /** Name of the parameter. */
   readonly parameter: string;
+  /** Name of the state: `m`. */
   readonly state: string;
   /** Formats in words. */
   readonly from: string;
+  /** As `from`. */
   readonly to: string;
   /** `kept`: codes or values as they were; `decoded`: codes to floats, exact; `requantized`: with an error. */
   readonly change: "kept" | "decoded" | "requantized";

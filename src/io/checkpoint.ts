@@ -12,16 +12,23 @@ import { stateShape, type StateKind } from "../formula/program.ts";
 /** Of the file; readers for all versions before stay. */
 export const VERSION = 1;
 
+/** One state of one tensor. */
 export interface CheckpointState {
+  /** As in the definition: `m`. */
   readonly name: string;
+  /** Whether it has a value for each element, with a sign or without, or for each row, each column, or one. */
   readonly kind: StateKind;
+  /** How it is stored. */
   readonly format: Format;
   /** A copy of what is stored; from a file it is checked. */
   read(): Promise<StoredState>;
 }
 
+/** One parameter and its states. */
 export interface CheckpointTensor {
+  /** Name of the parameter. */
   readonly name: string;
+  /** Sizes of its axes. */
   readonly shape: readonly number[];
   /** Hyperparameters that differ from the checkpoint's. */
   readonly hyper: Readonly<Record<string, number>>;
@@ -29,11 +36,13 @@ export interface CheckpointTensor {
   readonly lr: number | undefined;
   /** The update as text, in the formula language. */
   readonly update: string;
+  /** In the order of the definition. */
   readonly states: readonly CheckpointState[];
   /** float32 sum of gradients, in the midst of an accumulation. */
   readonly sum: (() => Promise<Float32Array<ArrayBuffer>>) | undefined;
 }
 
+/** A saved optimizer: everything but the parameters themselves. */
 export interface Checkpoint {
   /** Name of the optimizer: `adamw`. */
   readonly optimizer: string;
@@ -53,6 +62,7 @@ export interface Checkpoint {
   readonly norms: readonly number[];
   /** Gradients a step, and how many of them the sums hold. */
   readonly accumulation: { readonly every: number; readonly taken: number };
+  /** In the order of the parameters. */
   readonly tensors: readonly CheckpointTensor[];
 }
 

@@ -27,18 +27,26 @@ export const arrays = {
   BOOL: Uint8Array,
 } as const;
 
+/** Types of numbers that are known, by their names in the format. */
 export type Dtype = keyof typeof arrays;
+/** The array that holds a tensor's data. */
 export type TensorArray = InstanceType<(typeof arrays)[Dtype]>;
 
+/** A tensor with its data. */
 export interface SafeTensor {
+  /** Type of its numbers. */
   readonly dtype: Dtype;
+  /** Sizes of its axes; `[]` is one number. */
   readonly shape: readonly number[];
   /** F16 and BF16 as their bits, BOOL as bytes. */
   readonly data: TensorArray;
 }
 
+/** A whole file. */
 export interface SafeTensors {
+  /** By their keys. */
   readonly tensors: Readonly<Record<string, SafeTensor>>;
+  /** All text. */
   readonly metadata: Readonly<Record<string, string>>;
 }
 

@@ -1,5 +1,6 @@
 import type { Override } from "../core/options.ts";
 
+/** Sizes of a stable embedding layer. */
 export interface StableEmbeddingOptions {
   /** Rows of the weight: ids are whole numbers below it. */
   readonly vocabulary: number;

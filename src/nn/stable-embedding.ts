@@ -18,6 +18,7 @@ type Floats = Float32Array<ArrayBuffer>;
 /** Gradients by the parameters' names, as `step` takes them. */
 export type EmbeddingGradients = Record<EmbeddingParameter, Floats>;
 
+/** A forward pass, and the way back. */
 export interface EmbeddingPass {
   /** [ids, width], to which position embeddings may be added. */
   readonly output: Floats;
@@ -33,6 +34,7 @@ export interface EmbeddingPass {
   ): EmbeddingGradients;
 }
 
+/** The layer and its parameters. */
 export interface StableEmbedding {
   /** In the form that `createOptimizer` takes. */
   readonly parameters: Readonly<

@@ -75,16 +75,19 @@ export const adafactor = /* @__PURE__ */ defineOptimizer({
   },
 });
 
+/** `adafactor` with float32 states. */
 export const adafactor32bit = /* @__PURE__ */ defineRecipe(
   "adafactor32bit",
   adafactor,
   { bits: 32 },
 );
+/** `adafactor` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const adafactor8bit = /* @__PURE__ */ defineRecipe(
   "adafactor8bit",
   adafactor,
   { bits: 8 },
 );
+/** `adafactor` in 4 bits, an absmax for 128 elements: dynamic with a sign, linear without zero (arXiv 2309.01507). */
 export const adafactor4bit = /* @__PURE__ */ defineRecipe(
   "adafactor4bit",
   adafactor,

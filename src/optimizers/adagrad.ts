@@ -29,11 +29,13 @@ export const adagrad = /* @__PURE__ */ defineOptimizer({
   `,
 });
 
+/** `adagrad` with float32 states. */
 export const adagrad32bit = /* @__PURE__ */ defineRecipe(
   "adagrad32bit",
   adagrad,
   { bits: 32 },
 );
+/** `adagrad` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const adagrad8bit = /* @__PURE__ */ defineRecipe(
   "adagrad8bit",
   adagrad,

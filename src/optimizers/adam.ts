@@ -41,9 +41,11 @@ export const adam = /* @__PURE__ */ defineOptimizer({
   ],
 });
 
+/** `adam` with float32 states. */
 export const adam32bit = /* @__PURE__ */ defineRecipe("adam32bit", adam, {
   bits: 32,
 });
+/** `adam` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const adam8bit = /* @__PURE__ */ defineRecipe("adam8bit", adam, {
   bits: 8,
 });

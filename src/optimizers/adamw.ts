@@ -40,9 +40,11 @@ export const adamw = /* @__PURE__ */ defineOptimizer({
   ],
 });
 
+/** `adamw` with float32 states. */
 export const adamw32bit = /* @__PURE__ */ defineRecipe("adamw32bit", adamw, {
   bits: 32,
 });
+/** `adamw` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const adamw8bit = /* @__PURE__ */ defineRecipe("adamw8bit", adamw, {
   bits: 8,
 });

@@ -37,9 +37,11 @@ export const adan = /* @__PURE__ */ defineOptimizer({
   `,
 });
 
+/** `adan` with float32 states. */
 export const adan32bit = /* @__PURE__ */ defineRecipe("adan32bit", adan, {
   bits: 32,
 });
+/** `adan` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const adan8bit = /* @__PURE__ */ defineRecipe("adan8bit", adan, {
   bits: 8,
 });

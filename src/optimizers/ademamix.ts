@@ -49,11 +49,13 @@ function warmed(from: number, to: number, part: number): number {
   return Math.min(Math.exp((a * b) / ((1 - part) * b + part * a)), to);
 }
 
+/** `ademamix` with float32 states. */
 export const ademamix32bit = /* @__PURE__ */ defineRecipe(
   "ademamix32bit",
   ademamix,
   { bits: 32 },
 );
+/** `ademamix` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const ademamix8bit = /* @__PURE__ */ defineRecipe(
   "ademamix8bit",
   ademamix,

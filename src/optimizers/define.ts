@@ -11,6 +11,7 @@ import {
   type StorageOptions,
 } from "./storage.ts";
 
+/** Options of an optimizer: its hyperparameters, each with the default of the definition, and how states are stored. */
 export type RecipeOptions<H extends Hyper = Hyper> = {
   readonly [K in keyof H]?: K extends "lr"
     ? LearningRate
@@ -25,17 +26,23 @@ export type RecipeOptions<H extends Hyper = Hyper> = {
 export interface Recipe {
   /** For people: `adamw8bit`, or `adamw` when nothing names it better. */
   readonly name: string;
+  /** The checked and compiled definition. */
   readonly optimizer: Optimizer;
+  /** Learning rate: a number, or a function of the step (the first is 1). */
   readonly lr: LearningRate;
   /** Every hyperparameter but lr, booleans as 1 and 0. */
   readonly hyper: Readonly<Record<string, number>>;
+  /** How states are stored; {@link StorageOptions} gives the defaults. */
   readonly storage: StorageOptions;
 }
 
 /** Makes a {@link Recipe} from options; also carries the definition. */
 export interface OptimizerFactory<H extends Hyper = Hyper> {
+  /** @throws TypeError or RangeError for an option that is unknown or out of its range. */
   (options?: RecipeOptions<H>): Recipe;
+  /** Name of the optimizer or recipe: `adamw8bit`. */
   readonly optimizerName: string;
+  /** What `defineOptimizer` was given. */
   readonly definition: OptimizerDefinition<H>;
 }
 

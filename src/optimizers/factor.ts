@@ -32,9 +32,11 @@ export const factor = /* @__PURE__ */ defineOptimizer({
   },
 });
 
+/** `factor` with float32 states. */
 export const factor32bit = /* @__PURE__ */ defineRecipe("factor32bit", factor, {
   bits: 32,
 });
+/** `factor` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const factor8bit = /* @__PURE__ */ defineRecipe("factor8bit", factor, {
   bits: 8,
 });

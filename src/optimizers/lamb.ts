@@ -47,12 +47,15 @@ export const lamb = /* @__PURE__ */ defineOptimizer({
   ],
 });
 
+/** `lamb` with float32 states. */
 export const lamb32bit = /* @__PURE__ */ defineRecipe("lamb32bit", lamb, {
   bits: 32,
 });
+/** `lamb` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const lamb8bit = /* @__PURE__ */ defineRecipe("lamb8bit", lamb, {
   bits: 8,
 });
+/** `lamb` in 4 bits, an absmax for 128 elements: dynamic with a sign, linear without zero (arXiv 2309.01507). */
 export const lamb4bit = /* @__PURE__ */ defineRecipe("lamb4bit", lamb, {
   bits: 4,
 });

@@ -41,9 +41,11 @@ export const lars = /* @__PURE__ */ defineOptimizer({
   ],
 });
 
+/** `lars` with float32 states. */
 export const lars32bit = /* @__PURE__ */ defineRecipe("lars32bit", lars, {
   bits: 32,
 });
+/** `lars` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const lars8bit = /* @__PURE__ */ defineRecipe("lars8bit", lars, {
   bits: 8,
 });

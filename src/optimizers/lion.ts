@@ -12,9 +12,11 @@ export const lion = /* @__PURE__ */ defineOptimizer({
   `,
 });
 
+/** `lion` with float32 states. */
 export const lion32bit = /* @__PURE__ */ defineRecipe("lion32bit", lion, {
   bits: 32,
 });
+/** `lion` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const lion8bit = /* @__PURE__ */ defineRecipe("lion8bit", lion, {
   bits: 8,
 });

@@ -65,12 +65,15 @@ function momentumProduct(beta1: number, decay: number, t: number): number {
   return beta1 ** t * Math.exp(-sum);
 }
 
+/** `nadam` with float32 states. */
 export const nadam32bit = /* @__PURE__ */ defineRecipe("nadam32bit", nadam, {
   bits: 32,
 });
+/** `nadam` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const nadam8bit = /* @__PURE__ */ defineRecipe("nadam8bit", nadam, {
   bits: 8,
 });
+/** `nadam` in 4 bits, an absmax for 128 elements: dynamic with a sign, linear without zero (arXiv 2309.01507). */
 export const nadam4bit = /* @__PURE__ */ defineRecipe("nadam4bit", nadam, {
   bits: 4,
 });

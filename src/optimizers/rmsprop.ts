@@ -33,11 +33,13 @@ export const rmsprop = /* @__PURE__ */ defineOptimizer({
   },
 });
 
+/** `rmsprop` with float32 states. */
 export const rmsprop32bit = /* @__PURE__ */ defineRecipe(
   "rmsprop32bit",
   rmsprop,
   { bits: 32 },
 );
+/** `rmsprop` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const rmsprop8bit = /* @__PURE__ */ defineRecipe(
   "rmsprop8bit",
   rmsprop,

@@ -36,18 +36,19 @@ export const scheduleFreeAdamw = /* @__PURE__ */ defineOptimizer({
   },
 });
 
-// `away` moves by little steps that nearest rounding would swallow. At 4 bits v
-// has the map that reaches further down, since no average hides its errors.
+/** `scheduleFreeAdamw` with float32 states. */
 export const scheduleFreeAdamw32bit = /* @__PURE__ */ defineRecipe(
   "scheduleFreeAdamw32bit",
   scheduleFreeAdamw,
   { bits: 32 },
 );
+/** In 8 bits, with stochastic rounding: `away` moves by little steps that nearest rounding would swallow. */
 export const scheduleFreeAdamw8bit = /* @__PURE__ */ defineRecipe(
   "scheduleFreeAdamw8bit",
   scheduleFreeAdamw,
   { bits: 8, state: { away: { rounding: "stochastic" } } },
 );
+/** In 4 bits, `away` as in 8; v has the map that reaches further down, since no average hides its errors. */
 export const scheduleFreeAdamw4bit = /* @__PURE__ */ defineRecipe(
   "scheduleFreeAdamw4bit",
   scheduleFreeAdamw,

@@ -26,9 +26,11 @@ export const sgd = /* @__PURE__ */ defineOptimizer({
   check: /* @__PURE__ */ checkMomentum("sgd"),
 });
 
+/** `sgd` with float32 states. */
 export const sgd32bit = /* @__PURE__ */ defineRecipe("sgd32bit", sgd, {
   bits: 32,
 });
+/** `sgd` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const sgd8bit = /* @__PURE__ */ defineRecipe("sgd8bit", sgd, {
   bits: 8,
 });

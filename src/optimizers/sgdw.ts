@@ -25,9 +25,11 @@ export const sgdw = /* @__PURE__ */ defineOptimizer({
   check: /* @__PURE__ */ checkMomentum("sgdw"),
 });
 
+/** `sgdw` with float32 states. */
 export const sgdw32bit = /* @__PURE__ */ defineRecipe("sgdw32bit", sgdw, {
   bits: 32,
 });
+/** `sgdw` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const sgdw8bit = /* @__PURE__ */ defineRecipe("sgdw8bit", sgdw, {
   bits: 8,
 });

@@ -45,9 +45,11 @@ export const sm3 = /* @__PURE__ */ defineOptimizer({
   ],
 });
 
+/** `sm3` with float32 states. */
 export const sm332bit = /* @__PURE__ */ defineRecipe("sm332bit", sm3, {
   bits: 32,
 });
+/** `sm3` in 8 bits: dynamic codebooks, an absmax for 256 elements (arXiv 2110.02861). */
 export const sm38bit = /* @__PURE__ */ defineRecipe("sm38bit", sm3, {
   bits: 8,
 });

@@ -7,6 +7,7 @@
  */
 import type { Stack, Transformer } from "./model.ts";
 
+/** What the size of the activations depends on beside the model. */
 export interface ActivationOptions {
   /** Sequences in a batch. */
   readonly batch: number;
@@ -20,6 +21,7 @@ export interface ActivationOptions {
   readonly attention: "standard" | "flash";
 }
 
+/** Bytes that the forward pass leaves for the backward pass, in parts. */
 export interface Activations {
   /** Of the layers, without the attention's weights. */
   readonly layers: number;
@@ -27,6 +29,7 @@ export interface Activations {
   readonly attention: number;
   /** Embedded tokens, last norm, and the logits with what the loss keeps of them. */
   readonly head: number;
+  /** All of them. */
   readonly total: number;
 }
 

@@ -4,10 +4,13 @@ import { planMemory } from "./plan.ts";
 
 /** The largest model that fits with a recipe. */
 export interface LargestModel {
+  /** Name of the recipe. */
   readonly recipe: string;
   /** Undefined when not even the smallest fits. */
   readonly model: string | undefined;
+  /** Numbers in that model; 0 when none fits. */
   readonly parameters: number;
+  /** What training it takes; 0 when none fits. */
   readonly totalBytes: number;
 }
 
@@ -45,7 +48,9 @@ function fitted({ transformer }: PlanModel, options: PlanOptions): PlanOptions {
 
 /** A model of the same proportions as another. */
 export interface ScaledModel extends LargestModel {
+  /** Layers of the scaled model. */
   readonly layers: number;
+  /** Size of its residual stream. */
   readonly width: number;
 }
 

@@ -22,7 +22,9 @@ export interface Transformer {
 
 /** Layers that are alike. */
 export interface Stack {
+  /** How many. */
   readonly layers: number;
+  /** Attention heads of a layer. */
   readonly heads: number;
   /** Size of a head. */
   readonly headWidth: number;
@@ -36,6 +38,7 @@ export interface Stack {
   readonly cross: boolean;
   /** Whether the residual stream and the attention's weights see dropout. */
   readonly dropout: boolean;
+  /** The same of the attention's weights. */
   readonly attentionDropout: boolean;
 }
 

@@ -12,6 +12,7 @@ export const dtypes = {
   /** Float32 parameters and gradients, a 16-bit copy of the parameters, 16-bit activations. */
   mixed: { parameter: 6, gradient: 4, activation: 2 },
 } as const;
+/** A name of {@link dtypes}. */
 export type PlanDtype = keyof typeof dtypes;
 
 /**
@@ -19,8 +20,10 @@ export type PlanDtype = keyof typeof dtypes;
  * buffers of your own, TensorFlow.js, jax-js, or PyTorch.
  */
 export const hosts = ["lowbit", "tfjs", "jax", "pytorch"] as const;
+/** A name of {@link hosts}. */
 export type PlanHost = (typeof hosts)[number];
 
+/** What a plan depends on beside the model. */
 export interface PlanOptions {
   /** Recipes or their names. Default adamw32bit, adamw8bit, adamw4bit, factor4bit. */
   readonly recipes?: readonly (Recipe | string)[];
@@ -68,6 +71,7 @@ const names = [
   "minQuantizedSize",
 ];
 
+/** What `planMemory` compares when no recipes are named. */
 export const usualRecipes = [
   "adamw32bit",
   "adamw8bit",

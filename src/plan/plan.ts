@@ -20,6 +20,7 @@ import {
 
 /** What training needs with one recipe. All sizes in bytes. */
 export interface PlanRow {
+  /** Name of the recipe. */
   readonly recipe: string;
   /** Codes, scales and float32 values of all states, by the rules of createOptimizer. */
   readonly stateBytes: number;
@@ -37,23 +38,35 @@ export interface PlanRow {
 
 /** What training a model needs. All sizes in bytes. */
 export interface Plan {
+  /** Its name. */
   readonly model: string;
   /** Numbers in the model. */
   readonly parameters: number;
   /** Numbers that are trained: the parameters, or with LoRA the adapters. */
   readonly trained: number;
+  /** How numbers of parameters, gradients and activations are kept. */
   readonly dtype: PlanDtype;
+  /** Who runs the step. */
   readonly host: PlanHost;
+  /** Sequences in a batch. */
   readonly batch: number;
+  /** Tokens in a sequence. */
   readonly context: number;
+  /** Whether only each layer's input is kept. */
   readonly checkpointing: boolean;
+  /** `standard` keeps the attention's weights, `flash` does not. */
   readonly attention: "standard" | "flash";
+  /** Bytes there are; Infinity where none were given. */
   readonly memory: number;
+  /** Bytes that something else takes. */
   readonly reserve: number;
+  /** Of all parameters, those not trained included. */
   readonly parameterBytes: number;
+  /** Of the numbers that are trained. */
   readonly gradientBytes: number;
   /** Undefined where only tensors are known and `activations` was not given. */
   readonly activations: Activations | undefined;
+  /** One for each recipe, in the order asked for. */
   readonly rows: readonly PlanRow[];
   /** Sentences: where low-bit state will hardly help, and which limits of browsers are met. */
   readonly notes: readonly string[];

@@ -10,6 +10,7 @@ import type { PlanOptions } from "./options.ts";
 
 /** One line of such a table. */
 export interface PresetRow {
+  /** Memory of the GPU, in 2^30 bytes. */
   readonly memoryGiB: number;
   /** Whose sizes compete. */
   readonly models: readonly string[];
@@ -17,12 +18,17 @@ export interface PresetRow {
   readonly printed: Readonly<Record<string, string | undefined>>;
 }
 
+/** A table of a paper, and what it takes to compute it. */
 export interface Preset {
+  /** As the paper has it. */
   readonly title: string;
+  /** Paper and table. */
   readonly source: string;
   /** What the paper says, and what is assumed. */
   readonly assumptions: readonly string[];
+  /** Of every plan in the table. */
   readonly options: PlanOptions;
+  /** One a size of memory. */
   readonly rows: readonly PresetRow[];
 }
 
@@ -37,6 +43,7 @@ const classifier = {
   architectures: ["RobertaForSequenceClassification"],
 };
 
+/** The tables by name: `paper1-table2`, `paper2-table5`. */
 export const presets: Readonly<Record<string, Preset>> = {
   "paper1-table2": {
     title: "Largest model that can be finetuned",
@@ -114,7 +121,9 @@ export const presets: Readonly<Record<string, Preset>> = {
 
 /** A line of a table as computed, beside what the paper prints. */
 export interface PresetResult {
+  /** Memory of the GPU, in 2^30 bytes. */
   readonly memoryGiB: number;
+  /** By recipe: the largest model that fits (see {@link LargestModel}), and what the paper prints. */
   readonly largest: readonly {
     readonly recipe: string;
     readonly model: string | undefined;

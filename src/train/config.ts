@@ -9,31 +9,53 @@ export type TrainDevice = "wasm" | "webgpu" | "cpu";
 
 /** Everything that decides a run besides its text. See {@link trainOptions}. */
 export interface TrainConfig {
+  /** Name of an optimizer or recipe. Default adamw8bit. */
   readonly optimizer: string;
+  /** Highest learning rate. Default: one that suits the optimizer. */
   readonly lr: number;
+  /** Of matrices; biases, norms and embeddings have none. Default 0.1. */
   readonly weightDecay: number;
   /** Undefined leaves it to the optimizer, which need not have one. */
   readonly beta1?: number | undefined;
+  /** As beta1. */
   readonly beta2?: number | undefined;
+  /** Longer gradients are shortened to this 2-norm; 0: never. Default 1. */
   readonly maxGradNorm: number;
+  /** Tensors with fewer elements keep float32 state. Default 4096. */
   readonly minQuantizedSize: number;
+  /** How the learning rate falls after the warm-up. Default cosine. */
   readonly schedule: Schedule;
+  /** Steps over which it rises from 0. Default: a fifth of the steps, 50 at most. */
   readonly warmup: number;
+  /** Learning rate at the end. Default: a tenth of `lr`. */
   readonly minLr: number;
+  /** Updates of the parameters. Default 400. */
   readonly steps: number;
+  /** Pieces of text in each step. Default 8. */
   readonly batch: number;
+  /** Steps between looks at the validation loss; 0: only before and after. Default: a quarter of the steps. */
   readonly evalEvery: number;
   /** Steps between checkpoints; 0: none, but when a run is ended early. */
   readonly saveEvery: number;
+  /** Of initial parameters, batches and samples. Default 0. */
   readonly seed: number;
+  /** Blocks of attention and MLP. Default 4. */
   readonly layers: number;
+  /** Attention heads, which divide `width`. Default 4. */
   readonly heads: number;
+  /** Size of the residual stream. Default 128. */
   readonly width: number;
+  /** Bytes that the model sees at once. Default 64. */
   readonly context: number;
+  /** Bytes of text to generate before and after; 0: none. Default 200. */
   readonly sampleLength: number;
+  /** How the generated text begins. Default: a line break. */
   readonly prompt: string;
+  /** 0 takes the likeliest byte, 1 draws as the model says. Default 0.8. */
   readonly temperature: number;
+  /** Where the model is computed. Default wasm. */
   readonly device: TrainDevice;
+  /** Of model and optimizer. Default: one for each core, 8 at most. */
   readonly threads: number;
 }
 

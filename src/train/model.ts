@@ -2,9 +2,11 @@ import type { Random } from "./random.ts";
 
 /** The size of a byte-level GPT. */
 export interface ModelSize {
+  /** Blocks of attention and MLP. */
   readonly layers: number;
   /** Attention heads; they divide `width`. */
   readonly heads: number;
+  /** Size of the residual stream. */
   readonly width: number;
   /** Bytes that the model sees at once. */
   readonly context: number;
@@ -12,7 +14,9 @@ export interface ModelSize {
 
 /** A parameter in the form that `createOptimizer` takes. */
 export interface Parameter {
+  /** In row-major order. */
   readonly data: Float32Array<ArrayBuffer>;
+  /** Sizes of its axes. */
   readonly shape: readonly number[];
 }
 

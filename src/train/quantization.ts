@@ -28,8 +28,11 @@ export interface CodeUse {
 
 /** What a format makes of a float32 state, over all its tensors. */
 export interface QuantizationError {
+  /** Name of the state: `m`. */
   readonly state: string;
+  /** In words, as in {@link CodeUse}. */
   readonly format: string;
+  /** Values that were looked at. */
   readonly elements: number;
   /** ||Q(x) - x|| / ||x|| over all elements x. */
   readonly relativeError: number;

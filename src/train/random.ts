@@ -1,6 +1,8 @@
 /** Where a generator stands: its four words, and the second of a pair of normal numbers. */
 export interface RandomState {
+  /** The four words of sfc32. */
   readonly words: readonly [number, number, number, number];
+  /** The second of a pair of normal numbers, where it has not been taken. */
   readonly spare?: number;
 }
 

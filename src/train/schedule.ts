@@ -2,6 +2,7 @@ import { constant, cosine, linear } from "../optimizers/schedules.ts";
 
 /** How the learning rate goes from `lr` down to `minLr` after the warm-up. */
 export const schedules = { cosine, linear, constant } as const;
+/** A name of {@link schedules}. */
 export type Schedule = keyof typeof schedules;
 
 /** The learning rate of a run as a function of the step, which counts from 1. */

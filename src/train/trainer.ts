@@ -34,6 +34,7 @@ export interface StepResult {
   readonly step: number;
   /** Of the batch, before the update, in nats a byte. */
   readonly loss: number;
+  /** Learning rate of the step. */
   readonly lr: number;
   /** 2-norm of all gradients before clipping; only with maxGradNorm. */
   readonly gradNorm: number | undefined;
@@ -43,6 +44,7 @@ export interface StepResult {
   readonly tokens: number;
   /** Time of the whole step, and the optimizer's part of it. */
   readonly milliseconds: number;
+  /** Of the optimizer alone. */
   readonly optimizerMilliseconds: number;
 }
 
@@ -56,6 +58,7 @@ export interface Position {
 
 /** All that a run goes on from. */
 export interface Saved {
+  /** Where the run stood. */
   readonly position: Position;
   /** As from `modelFile`. */
   readonly model: SafeTensors;
@@ -65,8 +68,11 @@ export interface Saved {
 
 /** A byte-level GPT, its text and its optimizer. */
 export class Trainer {
+  /** The options, complete. */
   readonly config: TrainConfig;
+  /** Numbers that the model has. */
   readonly parameterCount: number;
+  /** The text, in a part for training and one for validation. */
   readonly split: Split;
   readonly #host: Host;
   readonly #optimizer: FusedOptimizer;

@@ -22,6 +22,11 @@ export type ScalarOrSchedule = number | ((count: number) => number);
 
 /** What optax calls a gradient transformation. Every function consumes its arguments. */
 export interface GradientTransformation {
+  /**
+   * The state before the first step. Consumes the parameters; keep them with `tree.ref(params)`.
+   *
+   * @throws TypeError for parameters that are not float32, or were consumed before.
+   */
   init<P extends Tree>(params: P): OptState;
   /**
    * @param params needed where the formula reads parameters: weight decay, norms.

@@ -11,6 +11,7 @@ import type { Reach } from "./reach.ts";
 import { reachOf } from "./reaches.ts";
 import { leavesOf, type Leaf } from "./tree.ts";
 
+/** An optimizer of the core whose steps take trees of jax-js's arrays. */
 export interface FusedOptimizer {
   /** State, learning rate, reports, checkpoints. Steps are taken below. */
   readonly handle: OptimizerHandle;
@@ -19,6 +20,7 @@ export interface FusedOptimizer {
    * in fresh arrays if somebody does. Consumes both trees.
    */
   step<P extends Tree>(params: P, gradients: P): Promise<P>;
+  /** Frees the states and whatever else the engine keeps. */
   dispose(): void;
 }
 

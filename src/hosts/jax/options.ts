@@ -24,10 +24,13 @@ export type HostHyper<H extends Hyper> = {
   ]?: H[K] extends boolean ? boolean : number;
 };
 
+/** Options that all optimizers have. */
 export interface CommonOptions extends StorageOptions {
+  /** Formats by state; they win over `bits` and `blockSize`. */
   readonly state?: Readonly<Record<string, FormatOptions>>;
   /** Options for some tensors by name (the path in the tree, as `blocks.0.weight`). */
   readonly overrides?: readonly HostRule<Override>[];
+  /** Options for named groups of tensors; a tensor is in one at most. */
   readonly groups?: readonly HostRule<Group>[];
   /** Tensors with fewer elements keep float32 state. Default 4096. */
   readonly minQuantizedSize?: number;
@@ -51,6 +54,7 @@ export type HostRule<R> = R extends infer Rule
   ? Omit<Rule, "lr"> & { readonly lr?: ScalarOrSchedule }
   : never;
 
+/** An optimizer's options: its hyperparameters by optax's names, and the common ones. */
 export type HostOptions<H extends Hyper = Hyper> = HostHyper<H> & CommonOptions;
 
 const coreKeys = [

@@ -11,6 +11,7 @@ import { xavierUniform } from "../../nn/xavier.ts";
 type Jax = typeof jaxJs;
 type Tensor = jaxJs.numpy.Array;
 
+/** The layer as functions of its parameters. */
 export interface JaxStableEmbedding {
   /** New parameters: the same numbers as those of `lowbit/nn`. */
   init(): Record<EmbeddingParameter, Tensor>;

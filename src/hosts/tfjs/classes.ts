@@ -9,9 +9,14 @@ import { fromConfig, type TfOptions } from "./options.ts";
 
 /** A class of optimizers, for `new` and for `tf.serialization`. */
 export interface LowbitOptimizerClass<H extends Hyper = Hyper> {
+  /**
+   * @param learningRate a number, or a function of the step (the first is 1). Default: the definition's.
+   * @throws TypeError or RangeError for an option that is unknown or out of its range.
+   */
   new (learningRate?: LearningRate, options?: TfOptions<H>): LowbitOptimizer;
   /** Name in saved models. */
   readonly className: string;
+  /** What `tf.serialization` calls with what `getConfig` gave. */
   fromConfig<T extends serialization.Serializable>(
     cls: serialization.SerializableConstructor<T>,
     config: serialization.ConfigDict,

@@ -19,6 +19,7 @@ export type TfHyper<H extends Hyper = Hyper> = string extends keyof H
 
 /** Options for the variables whose names match; see `Override` of the door `lowbit`. */
 export type TfOverride = Pick<Override, "match"> & TfRule;
+/** Options for a named group of variables; a variable is in one at most. */
 export type TfGroup = Pick<Group, "name" | "parameters"> & TfRule;
 
 type TfRule = StorageOptions & {

@@ -4,6 +4,7 @@ import * as recipes from "./recipes.ts";
 
 /** The part of `@tensorflow/tfjs-core` (or `@tensorflow/tfjs`) asked for. */
 export interface Registry {
+  /** Its registry of classes. */
   readonly serialization: {
     registerClass(cls: never, ...more: never[]): unknown;
   };

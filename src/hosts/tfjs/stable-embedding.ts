@@ -9,17 +9,21 @@ import { xavierUniform } from "../../nn/xavier.ts";
 
 /** The part of `@tensorflow/tfjs-core` (or `@tensorflow/tfjs`) asked for. */
 export interface TensorFlow {
+  /** As in TensorFlow.js. */
   tensor(...args: never[]): unknown;
+  /** As in TensorFlow.js. */
   variable(...args: never[]): unknown;
 }
 
 /** The same with layers, as in `@tensorflow/tfjs`. */
 export interface TensorFlowWithLayers extends TensorFlow {
+  /** The class that layers extend. */
   readonly layers: {
     readonly Layer: abstract new (...args: never[]) => unknown;
   };
 }
 
+/** Sizes of a stable embedding layer, named as `tf.layers.embedding` names them. */
 export interface TfStableEmbeddingOptions {
   /** Vocabulary: ids are whole numbers below it. */
   readonly inputDim: number;
@@ -31,7 +35,9 @@ export interface TfStableEmbeddingOptions {
   readonly epsilon?: number;
 }
 
+/** The layer on variables. */
 export interface TfStableEmbedding<T extends TensorFlow> {
+  /** Variables, to be trained like any other. */
   readonly parameters: Readonly<
     Record<EmbeddingParameter, ReturnType<T["variable"]>>
   >;
@@ -39,22 +45,31 @@ export interface TfStableEmbedding<T extends TensorFlow> {
   apply(ids: ReturnType<T["tensor"]>): ReturnType<T["tensor"]>;
   /** 32-bit state for the weight, and for it alone. */
   overrides(): Override[];
+  /** Frees the variables. */
   dispose(): void;
 }
 
 /** What `tf.layers.embedding` takes, too. */
 export interface StableEmbeddingLayerConfig extends TfStableEmbeddingOptions {
+  /** Ids in a row, where it is fixed. */
   readonly inputLength?: number | null;
+  /** Shape of the input without the batch. */
   readonly inputShape?: (number | null)[];
+  /** The same with the batch. */
   readonly batchInputShape?: (number | null)[];
+  /** Rows of a batch, where it is fixed. */
   readonly batchSize?: number;
+  /** Of the layer, and of its weights' names the beginning. */
   readonly name?: string;
+  /** Whether training changes it. Default true. */
   readonly trainable?: boolean;
 }
 
 /** The class `StableEmbedding`, a layer of the user's TensorFlow.js. */
 export interface StableEmbeddingLayerClass<T extends TensorFlowWithLayers> {
+  /** Name in saved models. */
   readonly className: string;
+  /** @throws TypeError or RangeError for options that make no layer. */
   new (config: StableEmbeddingLayerConfig): InstanceType<
     T["layers"]["Layer"]
   > & {

@@ -12,7 +12,9 @@ import {
 
 /** The part of `@tensorflow/tfjs-core` (or `@tensorflow/tfjs`) asked for. */
 export interface KernelRegistry {
+  /** The kernel of this name, if there is one. */
   getKernel(kernelName: string, backendName: string): unknown;
+  /** Adds a kernel. */
   registerKernel(config: never): void;
 }
 
