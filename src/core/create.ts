@@ -17,7 +17,11 @@ import {
  * Creates an optimizer: validates everything, allocates all state (zeros), and
  * runs nothing yet.
  *
+ * @param recipe what to do and how to store it, such as `adamw8bit({ lr: 1e-3 })`.
  * @param parameters by name; names are what overrides and checkpoints go by.
+ * @param options Default: the WebAssembly engine, no clipping, float32 states for
+ * tensors below 4096 elements.
+ * @returns a handle; call its `dispose()` when done.
  * @throws TypeError or RangeError for bad options; nothing stays allocated.
  */
 export async function createOptimizer(

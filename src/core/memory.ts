@@ -1,5 +1,5 @@
 import { describeFormat, stateBytes, type Format } from "../formats/format.ts";
-import { geometryOf, shapeLength } from "../formula/small.ts";
+import { stateLength as lengthOf } from "../engines/engine.ts";
 import type { Optimizer } from "../optimizers/compile.ts";
 import type { Recipe } from "../optimizers/define.ts";
 import {
@@ -51,14 +51,11 @@ export interface MemoryReport {
 }
 
 /** Values that a state of a tensor has. */
-export function stateLength(
+export const stateLength = (
   { program }: Optimizer,
-  { shape, size }: TensorInfo,
+  tensor: TensorInfo,
   state: number,
-): number {
-  const kind = program.stateShapes[state]!;
-  return kind === "element" ? size : shapeLength(kind, geometryOf(shape));
-}
+): number => lengthOf({ program, ...tensor }, state);
 
 /** Sums up; `bytesOf` tells the bytes of a state, from buffers or by calculation. */
 export function memoryReport(
@@ -106,6 +103,9 @@ export function memoryReport(
  * allocating anything; the same rules as createOptimizer.
  *
  * @param shapes shape by name, or a list of shapes.
+ * @param options those that decide about formats, as for `createOptimizer`.
+ * @returns the report, with 0 bytes of workspace.
+ * @throws TypeError or RangeError for bad options or shapes, as createOptimizer.
  */
 export function estimateMemory(
   shapes:

@@ -192,7 +192,10 @@ export interface Engine {
 }
 
 /** Number of values of a plan's state: its elements, or rows, columns, one. */
-export function stateLength(plan: TensorPlan, state: number): number {
+export function stateLength(
+  plan: Pick<TensorPlan, "program" | "shape" | "size">,
+  state: number,
+): number {
   const shape = plan.program.stateShapes[state]!;
   return shape === "element"
     ? plan.size

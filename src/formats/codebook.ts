@@ -60,8 +60,9 @@ const families: Readonly<
 };
 
 /**
- * A codebook by name.
+ * A codebook by name; docs/formats.md says where each comes from.
  *
+ * @param options Default: the most bits it comes in, with a sign where it has one.
  * @returns at most 2^bits float32 values, ascending.
  * @throws TypeError for an unknown name, RangeError for bits or signs that the
  * codebook does not come in.

@@ -13,7 +13,12 @@ export function codeBytes(bits: number, length: number): number {
   return Math.ceil((length * storedBits(bits)) / 8);
 }
 
-/** Packs one code a byte into the stored width; unused bits of the last byte are 0. */
+/**
+ * Packs one code a byte into the stored width: 8, 4 or 2 bits (5 to 7 take 8, and
+ * 3 takes 4), the first code in the lowest bits; unused bits of the last byte are 0.
+ *
+ * @param bits of a code, 2..8; codes must be below 2^bits.
+ */
 export function packCodes(
   codes: Uint8Array,
   bits: number,
@@ -26,7 +31,11 @@ export function packCodes(
   return packed;
 }
 
-/** The inverse of {@link packCodes}: one code a byte. */
+/**
+ * The inverse of {@link packCodes}: one code a byte.
+ *
+ * @param length number of codes.
+ */
 export function unpackCodes(
   packed: Uint8Array,
   bits: number,

@@ -264,7 +264,9 @@ export interface QuantizeOptions extends FormatOptions {
  * `codebook: "quantile"` estimates its values from x itself (paper 1, appendix).
  *
  * @param x any number of finite float32 values.
- * @throws RangeError when x has a value that is not finite, naming the first.
+ * @param options Default: 8 bits, dynamic with a sign, an absmax for 256 elements,
+ * rounded to nearest.
+ * @throws TypeError or RangeError for a format that cannot be; RangeError when x has a value that is not finite, naming the first.
  */
 export function quantize(
   x: ArrayLike<number>,
@@ -312,7 +314,12 @@ export function quantize(
   };
 }
 
-/** The inverse of {@link quantize}, up to the rounding: codebook value times scale. */
+/**
+ * The inverse of {@link quantize}, up to the rounding: codebook value times scale.
+ *
+ * @returns `length` values, in the order of the tensor's elements.
+ * @throws RangeError when there are not as many scales as the format asks for.
+ */
 export function dequantize({
   codes,
   scales,

@@ -18,7 +18,11 @@ export interface TensorSource {
   read(name: string): Promise<TensorArray>;
 }
 
-/** Reads the header. @throws FileError */
+/**
+ * Opens a safetensors file: reads its header, and each tensor when it is asked for.
+ *
+ * @throws FileError for a file that is cut off, or no safetensors file.
+ */
 export async function openTensors(file: ByteSource): Promise<TensorSource> {
   const { metadata, entries } = await readHeader(file);
   const tensors = new Map(entries.map((entry) => [entry.name, entry]));

@@ -177,7 +177,7 @@ function codeErrors({
   });
 }
 
-/** Counts over plain numbers. */
+/** Counts over plain numbers, as a tensor that no optimizer wrote has them. */
 export function valueStatistics(values: ArrayLike<number>): ValueStatistics {
   let largest = 0;
   let squares = 0;

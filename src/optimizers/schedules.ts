@@ -2,7 +2,8 @@
  * Learning-rate schedules: pure functions that give a function of the step
  * (the first is 1), to be passed as `lr` or set on the optimizer. Hosts that count
  * the steps taken begin with 0, which is before the first step: 0 with a
- * warm-up, else the first step's rate.
+ * warm-up, else the first step's rate. Each throws a RangeError for options that
+ * make no schedule.
  */
 export type Schedule = (step: number) => number;
 

@@ -33,7 +33,10 @@ export interface Activations {
   readonly total: number;
 }
 
-/** Bytes of the activations at their peak, the end of the forward pass. */
+/**
+ * Bytes of the activations at their peak, the end of the forward pass
+ * (arXiv 2205.05198, section 4.1).
+ */
 export function activationBytes(
   { stacks, width, vocabulary }: Transformer,
   options: ActivationOptions,
@@ -92,6 +95,8 @@ function attentionBytes(
  * Bytes that jax-js keeps for each token of a GPT until a step ends: every
  * intermediate, in float32. The factors were measured on jax-js 0.1.25 with nine
  * models of 0.02 to 6.5 million parameters, and hold within about a tenth.
+ *
+ * @param context tokens of a sequence.
  */
 export function jaxActivationBytes(
   model: {

@@ -133,7 +133,7 @@ export interface PresetResult {
   }[];
 }
 
-/** Computes a paper's table. */
+/** Computes a paper's table: for each size of memory and recipe the largest model that fits. */
 export function runPreset({ options, rows }: Preset): PresetResult[] {
   return rows.map(({ memoryGiB, models, printed }) => ({
     memoryGiB,

@@ -54,7 +54,7 @@ export function parameterShapes(model: ModelSize): Record<string, number[]> {
   return { ...shapes, "ln_f.w": [width], "ln_f.b": [width] };
 }
 
-/** How many numbers the model has. */
+/** How many numbers the model has; embeddings count, and tied weights once. */
 export function parameterCount(model: ModelSize): number {
   return Object.values(parameterShapes(model))
     .map((shape) => shape.reduce((a, b) => a * b))

@@ -25,6 +25,8 @@ export interface FusedOptimizer {
 }
 
 /**
+ * An optimizer of the core for a tree of jax-js's arrays.
+ *
  * @param recipe as for `createOptimizer`, such as `adamw8bit({ lr: 1e-3 })`
  * @param params for their names and shapes; nothing is consumed
  * @param options as for `createOptimizer`. A `device` makes steps run there, on

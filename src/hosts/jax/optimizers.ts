@@ -29,7 +29,13 @@ export type JaxOptimizers = {
   ]: (options?: HostOptions<HyperOf<Recipes[K]>>) => JaxOptimizer;
 };
 
-/** @param jax your `import * as jax from "@jax-js/jax"` */
+/**
+ * Every optimizer and recipe, and for those whose update lr scales its `scaleBy...`,
+ * for a copy of jax-js of your own. The door's exports are those for the copy
+ * that is installed beside this package.
+ *
+ * @param jax your `import * as jax from "@jax-js/jax"`
+ */
 export function optimizersFor(jax: Jax): JaxOptimizers {
   const all: Record<string, unknown> = {};
   for (const [name, factory] of Object.entries(recipes)) {

@@ -61,7 +61,7 @@ export type TfOptimizerFactory<H extends Hyper = Hyper> = (
   options?: TfOptions<H>,
 ) => LowbitOptimizer;
 
-/** The function beside a class. */
+/** The function beside a class: `adamw8bit(1e-3)` for `new AdamW8bitOptimizer(1e-3)`. */
 export const optimizerFactory =
   <H extends Hyper>(of: LowbitOptimizerClass<H>): TfOptimizerFactory<H> =>
   (learningRate, options) =>
