@@ -6,7 +6,6 @@
 import type { MemoryReport } from "../../core/memory.ts";
 import type { Stats } from "../../core/reports.ts";
 import { wasmHostStates } from "../../engines/wasm/engine.ts";
-import { randomKey } from "../../formats/random.ts";
 import type { Hyper } from "../../optimizers/definition.ts";
 import type { OptimizerFactory } from "../../optimizers/define.ts";
 import {
@@ -18,13 +17,12 @@ import {
   type Tensor,
   type Tree,
 } from "./contract.ts";
+import { stepCompiled, stepTraced, type OperationsPlan } from "./compiled.ts";
 import { Counts } from "./counts.ts";
 import type { Reach, StepArrays, StepResult } from "./reach.ts";
-import { stepByOperations, type Operations } from "./operations.ts";
 import { maskOverrides, sortOptions, type HostOptions } from "./options.ts";
-import { layoutEngine, planTensors, type Planned } from "./planned.ts";
+import { layoutEngine, planTensors } from "./planned.ts";
 import { reachOf } from "./reaches.ts";
-import { StepTable, tracedStep } from "./steps.ts";
 import { leavesOf, type Leaf } from "./tree.ts";
 
 /** An optimizer of lowbit on jax-js. Every function consumes its arrays, as jax-js's do. */
@@ -55,22 +53,11 @@ export type JaxOptimizerFactory<H extends Hyper = Hyper> = (
 ) => JaxOptimizer;
 
 /** A plan for a tree of parameters on a device. */
-interface TreePlan extends Planned {
+interface TreePlan extends OperationsPlan {
   readonly names: readonly string[];
   /** Undefined where no engine reaches the arrays. */
   readonly reach: Reach | undefined;
-  table: StepTable | undefined;
-  readonly compiled: Map<string, (args: JitArguments) => JitResult>;
 }
-
-type JitArguments = {
-  gradients: Tensor[];
-  parameters: Tensor[];
-  regions: Tensor[];
-  uniforms: Tensor[];
-  keys: Tensor;
-};
-type JitResult = { results: Tensor[]; regions: Tensor[] };
 
 /** What a step is asked for, checked. */
 interface Asked {
@@ -92,6 +79,7 @@ export function makeOptimizer(
   const { recipe, core, mask } = sortOptions(factory, learningRate, options);
   const owner = recipe.name;
   const { seed = 0, maxGradNorm } = core;
+  const settings = { jax, seed, maxGradNorm };
   const plans = new Map<string, TreePlan>();
   const counts = new Counts(jax);
   let last:
@@ -260,106 +248,10 @@ export function makeOptimizer(
     }
     last = { device: byOperations };
     if (before === undefined)
-      return takeTraced(plan, arrays, state.count, form);
-    const result = takeCompiled(plan, arrays, before + 1, form);
+      return stepTraced(settings, plan, arrays, state.count, form);
+    const result = stepCompiled(settings, plan, arrays, before + 1, form);
     state.count.dispose();
     return { ...result, count: counts.make(before + 1) };
-  }
-
-  const operationsOf = (plan: TreePlan, form: Asked["form"]): Operations => ({
-    ...plan,
-    maxGradNorm,
-    form,
-  });
-
-  /** The step's number is an array: its values come from a table. */
-  function takeTraced(
-    plan: TreePlan,
-    arrays: StepArrays,
-    count: Tensor,
-    form: Asked["form"],
-  ) {
-    plan.table ??= new StepTable(plan.optimizer);
-    const step = count.add(np.array(1, { dtype: np.uint32 }));
-    const values = tracedStep(jax, plan.table, step, seed);
-    const result = stepByOperations(
-      jax,
-      arrays,
-      values,
-      operationsOf(plan, form),
-    );
-    return { ...result, count: step };
-  }
-
-  /** Arrays that no engine reaches: operations, compiled by jax-js. */
-  function takeCompiled(
-    plan: TreePlan,
-    { gradients, parameters, regions }: StepArrays,
-    step: number,
-    form: Asked["form"],
-  ): StepResult {
-    const present = gradients.map((gradient) => gradient !== undefined);
-    const key = JSON.stringify([form, present, parameters !== undefined]);
-    let run = plan.compiled.get(key);
-    if (!run) {
-      const { tensors } = plan;
-      const firstKey = tensors.map((_, i) =>
-        tensors.slice(0, i).reduce((n, { formats }) => n + formats.length, 0),
-      );
-      run = jax.jit((given: JitArguments): JitResult => {
-        let next = 0;
-        const result = stepByOperations(
-          jax,
-          {
-            gradients: present.map((here) =>
-              here ? given.gradients[next++] : undefined,
-            ),
-            parameters: parameters && given.parameters,
-            regions: given.regions,
-          },
-          {
-            uniforms: given.uniforms,
-            key: (scope, tensor, state) => {
-              const at = firstKey[tensor]! + state;
-              return scope.reshape(scope.slice(given.keys, at, at + 1), []);
-            },
-          },
-          operationsOf(plan, form),
-        );
-        given.keys.dispose();
-        return {
-          results: result.results.filter((array) => array !== undefined),
-          regions: [...result.regions],
-        };
-      }) as (args: JitArguments) => JitResult;
-      plan.compiled.set(key, run);
-    }
-    const { results, regions: next } = run({
-      gradients: gradients.filter((gradient) => gradient !== undefined),
-      parameters: [...(parameters ?? [])],
-      regions: [...regions],
-      uniforms: plan.optimizer
-        .uniformsAt(step)
-        .map((uniforms) =>
-          np.array(
-            uniforms.length > 0 ? uniforms.slice() : new Float32Array(1),
-          ),
-        ),
-      keys: np.array(
-        Uint32Array.from(
-          plan.tensors.flatMap(({ formats }, i) =>
-            formats.map((_, s) => randomKey(seed, step, i, s)),
-          ),
-        ),
-      ),
-    });
-    let at = 0;
-    return {
-      results: present.map((here) =>
-        here || form === "step" ? results[at++] : undefined,
-      ),
-      regions: next,
-    };
   }
 
   /** The results in the form of the tree; what was left out is as it was. */
