@@ -2,7 +2,6 @@
  * The nodes of a program as they come into being: each operation on the same
  * operands once, what is the step's alone on the host, factors gathered.
  */
-import { stepBinary, stepUnary } from "./arithmetic.ts";
 import type { BinaryOp, CompareOp, UnaryOp } from "./parse.ts";
 import {
   operands,
@@ -16,6 +15,8 @@ import {
 import {
   literal,
   reciprocal,
+  stepBinary,
+  stepUnary,
   stepValue,
   type ElementValue,
   type HostValue,

@@ -1,5 +1,5 @@
-/** What expressions are while a program is built. */
-import { stepBinary } from "./arithmetic.ts";
+/** What expressions are while a program is built, and the arithmetic of a step on the host. */
+import type { BinaryOp, CompareOp, UnaryOp } from "./parse.ts";
 import type { Scalars } from "./program.ts";
 
 /** A host-side expression in float64. */
@@ -51,3 +51,34 @@ export function stepValue(
 /** 1 / value. */
 export const reciprocal = (value: StepValue) =>
   stepValue("div", stepBinary.div, literal(1), value);
+
+export type Unary = Readonly<Record<UnaryOp, (a: number) => number>>;
+export type Binary = Readonly<
+  Record<BinaryOp | CompareOp, (a: number, b: number) => number>
+>;
+
+/** Of the step's values, in float64: as JavaScript has it. */
+export const stepUnary: Unary = {
+  neg: (a) => -a,
+  sqrt: (a) => Math.sqrt(a),
+  abs: (a) => Math.abs(a),
+  sign: (a) => Math.sign(a),
+  exp: (a) => Math.exp(a),
+  log: (a) => Math.log(a),
+};
+
+export const stepBinary: Binary = {
+  add: (a, b) => a + b,
+  sub: (a, b) => a - b,
+  mul: (a, b) => a * b,
+  div: (a, b) => a / b,
+  min: (a, b) => Math.min(a, b),
+  max: (a, b) => Math.max(a, b),
+  pow: (a, b) => Math.pow(a, b),
+  lt: (a, b) => Number(a < b),
+  le: (a, b) => Number(a <= b),
+  gt: (a, b) => Number(a > b),
+  ge: (a, b) => Number(a >= b),
+  eq: (a, b) => Number(a === b),
+  ne: (a, b) => Number(a !== b),
+};

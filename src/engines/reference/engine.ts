@@ -24,13 +24,8 @@ import {
   watchedNodes,
   type Program,
 } from "../../formula/program.ts";
-import {
-  elementTo,
-  geometryOf,
-  reduceValues,
-  shapeLength,
-  SmallValues,
-} from "../../formula/small.ts";
+import { elementTo, geometryOf, shapeLength } from "../../formula/small.ts";
+import { reduceValues, SmallValues } from "../../formula/small-values.ts";
 import type {
   Engine,
   EngineOptions,

@@ -5,7 +5,8 @@
  * fixed.
  */
 import { reductionsOf } from "../../formula/program.ts";
-import { shapeLength, SmallValues } from "../../formula/small.ts";
+import { shapeLength } from "../../formula/small.ts";
+import { SmallValues } from "../../formula/small-values.ts";
 import { task } from "./layout.ts";
 import { Measured } from "./measured.ts";
 import type { Heap } from "./memory.ts";
