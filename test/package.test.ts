@@ -172,7 +172,9 @@ describe("the code in dist/", () => {
     const bare = path.join(consumer, "bare");
     fs.cpSync(path.join(unpacked, "dist"), bare, { recursive: true });
     const { text } = await split(`import "./bare/index.js";`);
-    expect(text.length, text.slice(0, 500)).toBeLessThan(100);
+    // Files that it shares with what is loaded later; nothing of them is used.
+    const left = text.replaceAll(/import"\.\/chunk-\w+\.js";/g, "");
+    expect(left.trim().slice(0, 500)).toBe("");
   });
 
   test(`is at most ${SIZE_BUDGET} bytes, minified and gzipped, for one optimizer`, async () => {
