@@ -90,8 +90,8 @@ async function ours(
   const g = np.array(ones(elements));
   let p: Tensor = np.array(ones(elements));
   let state: OptState = optimizer.init(p.ref);
-  const traced = jit((gradient: Tensor, before: OptState) =>
-    optimizer.update(gradient, before),
+  const traced = jit((gradient: Tensor, before: OptState, params: Tensor) =>
+    optimizer.update(gradient, before, params),
   ) as unknown as JaxOptimizer["update"];
   return {
     name: `lowbit ${name}, ${{ step: "step", update: "update, add", jit: "update under jit, add" }[form]}`,
@@ -102,7 +102,7 @@ async function ours(
       if (form === "step") [p, state] = await optimizer.step(p, g.ref, state);
       else {
         const update = form === "jit" ? traced : optimizer.update;
-        const [change, next] = update(g.ref, state);
+        const [change, next] = update(g.ref, state, p.ref);
         state = next;
         p = p.add(change);
       }
@@ -113,20 +113,22 @@ async function ours(
 
 export async function benchJax(
   backend: Backend,
-  log2: number,
+  elements: number,
   rounds: number,
 ): Promise<void> {
-  const { adam32bit, adam8bit } = await import("lowbit/jax");
-  const elements = 2 ** log2;
+  const { adam32bit, adam8bit, adamw8bit } = await import("lowbit/jax");
+  const log2 = Math.log2(elements);
   console.log(
-    `\nOne Adam step on jax-js, ${backend}, 2^${log2} parameters in one array, ${rounds} interleaved rounds`,
+    `\nOne Adam step on jax-js, ${backend}, ${Number.isInteger(log2) ? `2^${log2}` : elements} parameters in one array, ${rounds} interleaved rounds`,
   );
   const eight = () => adam8bit(1e-3);
+  const decaying = () => adamw8bit(1e-3);
   const contenders = [
     await jaxAdam(elements, backend),
     await ours("adam32bit", () => adam32bit(1e-3), "step", elements, backend),
     await ours("adam8bit", eight, "step", elements, backend),
     await ours("adam8bit", eight, "update", elements, backend),
+    await ours("adamw8bit", decaying, "update", elements, backend),
     await ours("adam8bit", eight, "jit", elements, backend),
   ];
   const timings = await race(contenders, elements, rounds);

@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: measures on this machine and prints tables of ratios.
  *
- *   --size 24      log2 of the number of parameters
+ *   --size 24      log2 of the number of parameters; for jax also the number: 1e7
  *   --rounds 12    interleaved rounds
  *   --only NAME    kernels, hosts, jax (wasm), jax-webgpu, tfjs (cpu, wasm;
  *                  10^7 parameters unless --size is given) or tfjs-webgpu
@@ -36,6 +36,7 @@ function parse() {
 
 const values = parse();
 const size = Number(values.size ?? 24);
+const jaxSize = size > 40 ? size : 2 ** size;
 const rounds = Number(values.rounds);
 if (!(size >= 10 && size <= 30))
   refuse(`--size is a power of two from 10 to 30, given '${values.size}'`);
@@ -48,9 +49,9 @@ if (values.only === undefined || values.only === "kernels")
 if (values.only === undefined || values.only === "hosts")
   await benchHosts(size, Math.min(rounds, 5));
 if (values.only === undefined || values.only === "jax")
-  await benchJax("wasm", size, rounds);
+  await benchJax("wasm", jaxSize, rounds);
 // By name alone: it needs the package webgpu and a GPU.
-if (values.only === "jax-webgpu") await benchJax("webgpu", size, rounds);
+if (values.only === "jax-webgpu") await benchJax("webgpu", jaxSize, rounds);
 const tfjsSize =
   values.size === undefined ? 1e7 : 10 * Math.floor(2 ** size / 10);
 if (values.only === undefined || values.only === "tfjs")

@@ -121,7 +121,7 @@ export class OptimizerHandle {
    */
   stepSync(
     gradients: Readonly<Record<string, unknown>>,
-    { parameters = {}, regions, step }: StepPlaces = {},
+    { parameters = {}, regions, step, written }: StepPlaces = {},
   ): void {
     const session = this.#live();
     this.#exclusive.check();
@@ -134,7 +134,15 @@ export class OptimizerHandle {
     const places = parametersOf(this.#parts, session, parameters, given);
     const t = step ?? this.#steps + 1;
     const base = this.#rateAt(t);
-    const input = stepInput(this.#parts, given, base, t, this.#limit(), places);
+    const input = stepInput(
+      this.#parts,
+      given,
+      base,
+      t,
+      this.#limit(),
+      places,
+      written,
+    );
     session.stepSync(regions ? { ...input, regions } : input);
     this.#takeNorm(session);
     this.#steps = t;

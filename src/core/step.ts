@@ -1,5 +1,10 @@
 /** What an engine gets for a step, from what the caller gives. */
-import type { Session, StepInput, StepTensor } from "../engines/engine.ts";
+import type {
+  Session,
+  StepInput,
+  StepTensor,
+  Written,
+} from "../engines/engine.ts";
 import { randomKey } from "../formats/random.ts";
 import { checkData } from "./check.ts";
 import { stateNames, type Parts } from "./parts.ts";
@@ -13,6 +18,8 @@ export interface StepPlaces {
   readonly regions?: readonly unknown[];
   /** Number of the step, from 1. Default: one more than the last. */
   readonly step?: number;
+  /** By name, what to write where a parameter lies; only if the engine can. Default: the parameter. */
+  readonly written?: Readonly<Record<string, Written>>;
 }
 
 /**
@@ -79,6 +86,7 @@ export function stepInput(
   t: number,
   maxGradNorm: number | undefined,
   parameters: readonly unknown[] = [],
+  written: StepPlaces["written"] = {},
 ): StepInput {
   const scalars = stepScalars(parts, base, t);
   const { seed } = parts.settings;
@@ -93,7 +101,12 @@ export function stepInput(
         ),
       };
       const parameter = parameters[i];
-      return parameter === undefined ? given : { ...given, parameter };
+      const how = written[parts.tensors[i]!.name];
+      return {
+        ...given,
+        ...(parameter === undefined ? {} : { parameter }),
+        ...(how === undefined ? {} : { written: how }),
+      };
     }),
     maxGradNorm,
   };

@@ -65,6 +65,14 @@ export interface EngineOptions {
   readonly hostParameters?: boolean;
 }
 
+/**
+ * What a step writes where a parameter lies: the parameter, one step further; or its
+ * `change`, what the step adds to it, 0 for what is left out. `unreadChange` is
+ * the same of a formula that does not read the parameter: then the step does
+ * not either, and anything may lie there.
+ */
+export type Written = "parameter" | "change" | "unreadChange";
+
 /** What one tensor gets in a step. */
 export interface StepTensor {
   /**
@@ -83,6 +91,8 @@ export interface StepTensor {
   readonly floors?: Float32Array;
   /** Where the parameter lies in this step, when that is not the plan's place. */
   readonly parameter?: unknown;
+  /** Default `parameter`; another only on an engine that {@link Engine.writesChanges}. */
+  readonly written?: Written;
 }
 
 /** What a step gets, for all tensors. */
@@ -179,6 +189,8 @@ export interface Engine {
   readonly name: string;
   /** Whether the engine takes this as a parameter or gradient, beside Float32Array. */
   accepts?(data: unknown): boolean;
+  /** Whether steps can write changes, see {@link Written}. */
+  readonly writesChanges?: boolean;
   /** @throws RangeError when the memory cannot be had; nothing stays allocated. */
   createSession(
     plans: readonly TensorPlan[],

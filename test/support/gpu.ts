@@ -57,3 +57,34 @@ export async function openDevice(
     );
   return adapter.requestDevice(descriptor);
 }
+
+/** A buffer with these numbers that a step may read, write and copy. */
+export function uploadTo(
+  device: GPUDevice,
+  data: Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer>,
+): GPUBuffer {
+  const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
+  const buffer = device.createBuffer({
+    size: data.byteLength,
+    usage: STORAGE | COPY_SRC | COPY_DST,
+  });
+  device.queue.writeBuffer(buffer, 0, data);
+  return buffer;
+}
+
+/** A copy of what a buffer holds. */
+export async function downloadFrom(
+  device: GPUDevice,
+  buffer: GPUBuffer,
+): Promise<ArrayBuffer> {
+  const { COPY_DST, MAP_READ } = GPUBufferUsage;
+  const { size } = buffer;
+  const staging = device.createBuffer({ size, usage: COPY_DST | MAP_READ });
+  const encoder = device.createCommandEncoder();
+  encoder.copyBufferToBuffer(buffer, 0, staging, 0, size);
+  device.queue.submit([encoder.finish()]);
+  await staging.mapAsync(GPUMapMode.READ);
+  const bytes = staging.getMappedRange().slice(0);
+  staging.destroy();
+  return bytes;
+}

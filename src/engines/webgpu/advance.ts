@@ -54,7 +54,7 @@ function advanceFunction(
   masked: boolean,
 ): string {
   const { spec, states, quantized, quads } = shape;
-  const { program, aligned, paired, skip, clip, mode } = spec;
+  const { program, aligned, paired, skip, clip, mode, written } = spec;
   const newNodes = states.map(({ name }) => program.outputs.get(name)!);
   const watchGradient = !newNodes.some((node) =>
     carriesGradient(program, node),
@@ -117,7 +117,7 @@ ${perQuad(
     (value) => `not_finite(${value})`,
   ).reduce((a, b) => `(${a} | ${b})`)}${masked ? ` & inside(quad${k})` : ""};
     ${countBad(shape, `dot(select(vec4u(0u), vec4u(1u), bad${k}), vec4u(1u))`)}
-${update ? `    lane.p${k} = select(lane.p${k}, p${k}, bad${k});` : ""}
+${update ? `    lane.p${k} = select(lane.p${k}, ${written === "parameter" ? `p${k}` : "vec4f()"}, bad${k});` : ""}
 ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${name}${k}, bad${k});`).join("\n")}`,
 ).join("\n")}
   }`;
@@ -140,7 +140,7 @@ ${states.map(({ name }) => `    new_${name}${k} = select(new_${name}${k}, old_${
     );
     return `
 ${text.statements.map((line) => `  ${line}`).join("\n")}
-  lane.p${k} = ${text.results[0]};`;
+  lane.p${k} = ${text.results[0]}${written === "change" ? ` - p${k}` : ""};`;
   };
   return `
 fn ${called}(at: u32) -> Lane {

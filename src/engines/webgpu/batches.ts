@@ -1,5 +1,5 @@
 /** Which kernel each tensor needs, and which tensors share a dispatch. */
-import type { EngineOptions } from "../engine.ts";
+import type { EngineOptions, Written } from "../engine.ts";
 import type { BufferView } from "./buffers.ts";
 import { jobBytes, kernelShape, type KernelSpec } from "./kernel.ts";
 import type { PlacedPiece } from "./layout.ts";
@@ -19,6 +19,7 @@ export interface Work {
   readonly tensor: Tensor;
   readonly parameter: Required<BufferView>;
   readonly gradient: Required<BufferView>;
+  readonly written: Written;
 }
 
 /** What one dispatch takes. */
@@ -67,7 +68,7 @@ function rowUnitOf({ plan: { program, formats }, small }: Tensor): number {
 
 function addPiece(
   kinds: Map<string, Kind>,
-  { tensor, parameter, gradient }: Work,
+  { tensor, parameter, gradient, written }: Work,
   piece: PlacedPiece,
   { skip, clip }: EngineOptions,
   { solo, workgroup, quads, alone: most, subgroups }: ResolvedTuning,
@@ -83,6 +84,7 @@ function addPiece(
     !solo &&
     piece.length % 8 === 0 &&
     parameter.type !== "float32" &&
+    written === "parameter" &&
     gradient.type !== "float32" &&
     p.start % 16 === 0 &&
     g.start % 16 === 0;
@@ -94,6 +96,7 @@ function addPiece(
     parameter.type,
     parameter.rounding,
     gradient.type,
+    written,
     aligned,
     paired,
     alone,
@@ -109,6 +112,7 @@ function addPiece(
         parameterType: parameter.type,
         gradientType: gradient.type,
         parameterRounding: parameter.rounding,
+        written,
         aligned,
         paired,
         slots: 1,

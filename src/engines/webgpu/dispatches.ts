@@ -25,9 +25,9 @@ import type { Batch, Binding, Range, Segment } from "./plan.ts";
 import { smallFields } from "./small.ts";
 import { tilesFor } from "./tuning.ts";
 
-export interface Dispatch {
+export interface Dispatch extends Bound {
   readonly kernel: Kernel;
-  readonly batch: Batch<PlacedPiece>;
+  readonly pieces: readonly PlacedPiece[];
   readonly bindGroup: GPUBindGroup;
   /** Of the passes before the update, if there are any. */
   readonly passBindGroup: GPUBindGroup | undefined;
@@ -37,6 +37,9 @@ export interface Dispatch {
   /** Byte offset of its job in the jobs. */
   readonly job: number;
 }
+
+/** What is bound for parameters and for gradients, by slot. */
+type Bound = Pick<Batch<PlacedPiece>, "p" | "g">;
 
 /** A kernel and what it takes, before there is a bind group. */
 export interface DispatchDraft {
@@ -91,6 +94,21 @@ export class Dispatches {
     return drafts.map((draft, i) => this.#make(draft, jobs[i]!));
   }
 
+  /** The same dispatches over other buffers; those given are no longer needed. */
+  move(
+    dispatches: readonly Dispatch[],
+    moved: ReadonlyMap<GPUBuffer, GPUBuffer>,
+  ): Dispatch[] {
+    const move = (bindings: readonly Binding[]) =>
+      bindings.map((one) => ({ ...one, buffer: moved.get(one.buffer)! }));
+    return dispatches.map((one) => {
+      const bound = { p: move(one.p), g: move(one.g) };
+      const { kernel, pieces, job } = one;
+      const bindGroups = this.#bindGroups(kernel, pieces[0]!, bound, job);
+      return { ...one, ...bound, ...bindGroups };
+    });
+  }
+
   #reserve(bytes: number): void {
     if (this.#data.byteLength >= bytes) return;
     this.#jobs?.destroy();
@@ -125,16 +143,17 @@ export class Dispatches {
       });
     });
     words.set([spans, batch.segments.length, tiles, 0]);
+    const { segments, p, g } = batch;
+    const pieces = segments.map(({ piece }) => piece);
     return {
       kernel,
-      batch,
+      pieces,
+      p,
+      g,
       job,
       groups: workgroups(spans, this.#device),
       tiles: workgroups(Math.max(1, allTiles), this.#device),
-      bindGroup: this.#bindGroup(kernel, kernel.layout, batch, job),
-      passBindGroup:
-        kernel.passLayout &&
-        this.#bindGroup(kernel, kernel.passLayout, batch, job),
+      ...this.#bindGroups(kernel, pieces[0]!, { p, g }, job),
     };
   }
 
@@ -153,15 +172,30 @@ export class Dispatches {
       : 1;
   }
 
+  /** Of the update, and of the passes before it. */
+  #bindGroups(
+    kernel: Kernel,
+    piece: PlacedPiece,
+    bound: Bound,
+    job: number,
+  ): Pick<Dispatch, "bindGroup" | "passBindGroup"> {
+    const make = (layout: GPUBindGroupLayout) =>
+      this.#bindGroup(kernel, layout, piece, bound, job);
+    return {
+      bindGroup: make(kernel.layout),
+      passBindGroup: kernel.passLayout && make(kernel.passLayout),
+    };
+  }
+
   #bindGroup(
     { shape, tables, jobBytes }: Kernel,
     layout: GPUBindGroupLayout,
-    batch: Batch<PlacedPiece>,
+    { codesChunk, floatsChunk, smallChunk }: PlacedPiece,
+    { p, g }: Bound,
     job: number,
   ): GPUBindGroup {
     const { codes, floats, smalls, report } = this.#memory;
     const { slots } = shape.spec;
-    const { codesChunk, floatsChunk, smallChunk } = batch.segments[0]!.piece;
     const bound: [number, GPUBufferBinding][] = [
       [0, { buffer: this.#jobs!, offset: job, size: jobBytes }],
       [2, { buffer: report }],
@@ -174,8 +208,8 @@ export class Dispatches {
       bound.push([smallBinding, { buffer: smalls.buffer(smallChunk!) }]);
     for (let slot = 0; slot < slots; slot++) {
       const at = firstSlotBinding + slot;
-      bound.push([at, this.#slot(batch.p, slot, 0)]);
-      bound.push([at + slots, this.#slot(batch.g, slot, 1)]);
+      bound.push([at, this.#slot(p, slot, 0)]);
+      bound.push([at + slots, this.#slot(g, slot, 1)]);
     }
     return this.#device.createBindGroup({
       layout,
@@ -220,11 +254,11 @@ export class Dispatches {
   ): void {
     const words = new Uint32Array(this.#data);
     const floats = new Float32Array(this.#data);
-    for (const { kernel, batch, job } of dispatches) {
+    for (const { kernel, pieces, job } of dispatches) {
       const { fields, quantized, halves, spec } = kernel.shape;
       const at = (name: string) => fields.indexOf(name);
       const u0 = at("u0");
-      batch.segments.forEach(({ piece }, i) => {
+      pieces.forEach((piece, i) => {
         const base = (job + jobHeader) / 4 + i * fields.length;
         const { uniforms, keys, floors } = tensors[piece.tensor]!;
         if (uniforms.length > 0) floats.set(uniforms, base + u0);

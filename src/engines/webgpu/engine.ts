@@ -98,6 +98,7 @@ export function createWebGPUEngine(
   return {
     name: "webgpu",
     accepts: isView,
+    writesChanges: true,
     device: async () => (await open()).device,
     async createSession(plans, options) {
       const parts = sessionOn(await open());

@@ -1,6 +1,11 @@
 /** Steps at once, with states in buffers of the host, against the engine's own. */
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { describeGpu, openDevice } from "../../../test/support/gpu.ts";
+import {
+  describeGpu,
+  downloadFrom,
+  openDevice,
+  uploadTo,
+} from "../../../test/support/gpu.ts";
 import { createOptimizer, createOptimizerSync } from "../../core/create.ts";
 import {
   adamw4bitRank1,
@@ -28,28 +33,9 @@ describeGpu("WebGPU for a host", () => {
     device.destroy();
   });
 
-  function upload(data: Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer>) {
-    const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
-    const buffer = device.createBuffer({
-      size: data.byteLength,
-      usage: STORAGE | COPY_SRC | COPY_DST,
-    });
-    device.queue.writeBuffer(buffer, 0, data);
-    return buffer;
-  }
-
-  async function download(buffer: GPUBuffer): Promise<ArrayBuffer> {
-    const { COPY_DST, MAP_READ } = GPUBufferUsage;
-    const { size } = buffer;
-    const staging = device.createBuffer({ size, usage: COPY_DST | MAP_READ });
-    const encoder = device.createCommandEncoder();
-    encoder.copyBufferToBuffer(buffer, 0, staging, 0, size);
-    device.queue.submit([encoder.finish()]);
-    await staging.mapAsync(GPUMapMode.READ);
-    const bytes = staging.getMappedRange().slice(0);
-    staging.destroy();
-    return bytes;
-  }
+  const upload = (data: Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer>) =>
+    uploadTo(device, data);
+  const download = (buffer: GPUBuffer) => downloadFrom(device, buffer);
 
   /** What a host does that shares no buffers between steps. */
   function copyOf(buffer: GPUBuffer): GPUBuffer {

@@ -8,6 +8,7 @@ import { storedBits } from "../../formats/pack.ts";
 import { makeCoder, roundingOf } from "../../formats/quantize.ts";
 import { encodeWith, thresholds } from "../../formats/encode.ts";
 import type { Program } from "../../formula/program.ts";
+import type { Written } from "../engine.ts";
 import { inputsOf } from "../../formula/program.ts";
 import { shaderTable, tableWords, type ShaderTable } from "./encode.ts";
 import { lineTable, type LineTable } from "./lines.ts";
@@ -31,6 +32,7 @@ export interface KernelSpec {
   readonly gradientType: ElementType;
   /** How a 16-bit parameter is rounded. */
   readonly parameterRounding: "nearest" | "stochastic";
+  readonly written: Written;
   /** Parameters and gradients can be read four elements at a time. */
   readonly aligned: boolean;
   /** Both have 16 bits and can be read eight elements at a time. */

@@ -9,6 +9,7 @@ import {
   peakIndex,
   skipped,
   tensorPeak,
+  writesNothing,
 } from "./parts.ts";
 
 /** One main for a kernel with barriers: an invocation takes one word of codes of each tile. */
@@ -51,7 +52,7 @@ fn main(
       lane = advance(at);
       store_parameter(at, lane);
 ${blocks.map((state) => `      atomicMax(&peaks[turn + ${peakIndex(shape, state)}], peak_${state.name}(lane));`).join("\n")}
-    }
+    }${writesNothing(shape) ? " else if (at < total) { store_parameter(at, Lane()); }" : ""}
 ${
   peaks > 0
     ? `    workgroupBarrier();
@@ -136,6 +137,7 @@ fn main(
   for (var tile = 0u; tile < job.tiles; tile += 1u) {
     let first = (((span - here.first_span) * job.tiles + tile) * ${workgroup}u + invocation) * ${run}u;
     let end = min(words(own), first + ${run}u);
+${writesNothing(shape) ? "    if (skipped) { for (var at = first; at < end; at += 1u) { store_parameter(at, Lane()); } }" : ""}
     if (first >= end || skipped) { break; }
 ${blocks.map((state) => `    var peaks_${state.name}: array<u32, ${inRun(state)}>;`).join("\n")}
 ${blocks

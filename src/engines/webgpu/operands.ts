@@ -65,6 +65,8 @@ export function oneFunctions(shape: KernelShape): string {
   const { parameterType, gradientType, slots } = shape.spec;
   const each = elementsOf(shape.spec);
   const one = (name: "p" | "g", type: ElementType, after: number) => {
+    if (isUnread(name, shape))
+      return `fn one_${name}(i: u32) -> f32 { return 0.0; }`;
     const word =
       type === "float32"
         ? (slot: number) => `return ${name}_${slot}[at];`
@@ -102,11 +104,17 @@ const unpack: Readonly<
     `bitcast<vec2f>(vec2u(${word} << 16u, ${word} & 0xffff0000u))`,
 };
 
+const isUnread = (name: string, { spec }: KernelShape) =>
+  name === "p" && spec.written === "unreadChange";
+
 function loadFunction(
   name: string,
   type: ElementType,
-  { spec: { slots, aligned, paired } }: KernelShape,
+  shape: KernelShape,
 ): string {
+  const { slots, aligned, paired } = shape.spec;
+  if (isUnread(name, shape))
+    return `fn load_${name}(quad: u32) -> vec4f { return vec4f(); }`;
   const at = `here.${name}_at`;
   if (paired && type !== "float32") {
     const half = (low: string, high: string) =>

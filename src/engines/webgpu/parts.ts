@@ -23,6 +23,10 @@ export const skipped = ({ spec }: KernelShape) =>
 export const hasEdge = ({ spec, stride, whole }: KernelShape) =>
   spec.aligned && stride > 0 && !whole;
 
+/** Whether a step that is left out has something to write: that nothing changes. */
+export const writesNothing = ({ spec }: KernelShape) =>
+  spec.guarded && spec.written !== "parameter";
+
 /** A part of the text for each four elements of an invocation. */
 export const perQuad = <T>(
   { quads }: KernelShape,

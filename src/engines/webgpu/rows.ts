@@ -9,7 +9,14 @@
  * half, and one stores the word of the first row, the other that of the second.
  */
 import type { KernelShape, QuantizedState } from "./kernel.ts";
-import { hasEdge, isBlock, perQuad, quadAt, skipped } from "./parts.ts";
+import {
+  hasEdge,
+  isBlock,
+  perQuad,
+  quadAt,
+  skipped,
+  writesNothing,
+} from "./parts.ts";
 
 /** Quads that an invocation takes of a block: one took 4 %, four 9 % longer. */
 export const quadsOfRows = 2;
@@ -67,7 +74,7 @@ ${
 }
       store_parameter(at, lane);
 ${blocks.map(({ name }, i) => `      atomicMax(&${peak(i)}, peak_${name}(lane));`).join("\n")}
-    }
+    }${writesNothing(shape) ? " else if (at < total) { store_parameter(at, Lane()); }" : ""}
     workgroupBarrier();
     if (invocation < ${peaks}u) { atomicStore(&peaks[((tile + 2u) & 3u) * ${peaks}u + invocation], 0u); }
     if (live) {

@@ -133,7 +133,8 @@ export class WebGPUSession implements Session {
         session.#memory.tensors.map((tensor) => {
           const { parameter, pieces } = tensor;
           if (!parameter || pieces.length === 0) return undefined;
-          return { tensor, parameter, gradient: { ...parameter } };
+          const gradient = { ...parameter };
+          return { tensor, parameter, gradient, written: "parameter" };
         }),
       );
     } catch (error) {
@@ -184,7 +185,7 @@ export class WebGPUSession implements Session {
   async step(input: StepInput): Promise<void> {
     this.#check();
     const places = this.#placesOf(input);
-    if (!this.#plan || !samePlaces(this.#plan.places, places)) {
+    if (!this.#plan || !movedBuffers(this.#plan.places, places)) {
       await this.#compile(places.work);
       this.#check();
     }
@@ -208,12 +209,7 @@ export class WebGPUSession implements Session {
   #run(input: StepInput, places: Places): boolean {
     const { queue } = this.#device;
     const { gradients } = places;
-    if (!this.#plan || !samePlaces(this.#plan.places, places)) {
-      // Should it fail, jobs of the old plan may be gone.
-      this.#plan = undefined;
-      this.#plan = this.#makePlan(places);
-    }
-    const { dispatches } = this.#plan;
+    const { dispatches } = this.#planFor(places);
     const { resident } = this.#options;
     upload(this.#device, this.#memory, input, gradients, resident);
     this.#dispatches.fill(dispatches, input, this.#turns);
@@ -231,6 +227,17 @@ export class WebGPUSession implements Session {
       if (gradient) this.#turns[i] = (this.#turns[i]! + 1) % 3;
     });
     return written;
+  }
+
+  #planFor(places: Places): Plan {
+    const plan = this.#plan;
+    if (plan && samePlaces(plan.places, places)) return plan;
+    // Should it fail, jobs of the old plan may be gone.
+    this.#plan = undefined;
+    const moved = plan && movedBuffers(plan.places, places);
+    return (this.#plan = moved
+      ? { places, dispatches: this.#dispatches.move(plan.dispatches, moved) }
+      : this.#makePlan(places));
   }
 
   #makePlan(places: Places): Plan {
@@ -268,12 +275,13 @@ export class WebGPUSession implements Session {
     if (!given || pieces.length === 0) return undefined;
     const gradient = this.#gradientView(tensor, given);
     if (!gradient) return undefined;
+    const { written = "parameter" } = given;
     // One of the two is there, as whoever calls has seen to.
     const parameter =
       given.parameter === undefined
         ? tensor.parameter!
         : resolveView(given.parameter, plan.size, `parameter '${plan.name}'`);
-    return { tensor, parameter, gradient };
+    return { tensor, parameter, gradient, written };
   }
 
   #regionsOf({ regions = [] }: StepInput): GPUBuffer[] {
@@ -460,21 +468,59 @@ export class WebGPUSession implements Session {
 }
 
 const samePlaces = (a: Places, b: Places): boolean =>
-  a.regions.every((buffer, i) => buffer === b.regions[i]) &&
+  sameRegions(a, b) &&
+  sameWork(
+    a,
+    b,
+    (one, other) => one?.buffer === other?.buffer && sameView(one, other),
+  );
+
+const sameRegions = (a: Places, b: Places): boolean =>
+  a.regions.every((buffer, i) => buffer === b.regions[i]);
+
+/** Whether the same tensors take part, with views that are the same in some sense. */
+const sameWork = (
+  a: Places,
+  b: Places,
+  same: (one: View | undefined, other: View | undefined) => boolean,
+): boolean =>
   a.work.every((one, i) => {
     const other = b.work[i];
     return (
-      sameView(one?.gradient, other?.gradient) &&
-      sameView(one?.parameter, other?.parameter)
+      one?.written === other?.written &&
+      same(one?.gradient, other?.gradient) &&
+      same(one?.parameter, other?.parameter)
     );
   });
 
-const sameView = (
-  a: Required<BufferView> | undefined,
-  b: Required<BufferView> | undefined,
-): boolean =>
+type View = Required<BufferView>;
+
+const sameView = (a: View | undefined, b: View | undefined): boolean =>
   a === b ||
-  (a?.buffer === b?.buffer &&
-    a?.offset === b?.offset &&
+  (a?.offset === b?.offset &&
     a?.type === b?.type &&
     a?.rounding === b?.rounding);
+
+/**
+ * The new buffer for each old one, where a step differs from the one before in
+ * nothing else, as it does where a host takes its buffers from a pool. Undefined
+ * where it differs in more, such as in which tensors share a buffer.
+ */
+function movedBuffers(
+  before: Places,
+  after: Places,
+): Map<GPUBuffer, GPUBuffer> | undefined {
+  if (!sameRegions(before, after)) return undefined;
+  const moved = new Map<GPUBuffer, GPUBuffer>();
+  const moves = sameWork(before, after, (one, other) => {
+    if (!one || !other) return one === other;
+    const known = moved.get(one.buffer);
+    moved.set(one.buffer, other.buffer);
+    return (
+      sameView(one, other) && (known === undefined || known === other.buffer)
+    );
+  });
+  return moves && new Set(moved.values()).size === moved.size
+    ? moved
+    : undefined;
+}

@@ -8,7 +8,8 @@ import { ModuleBuilder } from "../../formula/assembler.ts";
 import { doWhile, f32x4, i32, v128 } from "../../formula/instructions.ts";
 import { memoryShape, type HostMemory } from "../../engines/wasm/memory.ts";
 import type { Jax, Tensor } from "./contract.ts";
-import { findBackend, slotOf, watchingMaps } from "./reach.ts";
+import { findBackend, slotOf, watchingMaps } from "./insides.ts";
+import { makeUnwritten, type Allocator } from "./unwritten.ts";
 
 /** jax-js's record of an allocation. */
 interface Slot {
@@ -18,8 +19,7 @@ interface Slot {
 }
 
 /** What jax-js's wasm backend can do; its other parts are private. */
-interface Backend {
-  malloc(size: number, data?: Uint8Array): number;
+interface Backend extends Allocator {
   decRef(slot: number): void;
   prepareKernelSync: unknown;
   prepareRoutineSync: unknown;
@@ -175,21 +175,7 @@ export class JaxHeap {
     shape: readonly number[],
     type: "float32" | "uint32" = "float32",
   ): Tensor {
-    const { backend } = this.#parts;
-    const size = shape.reduce((product, n) => product * n, 1);
-    // jax-js would copy the zeros into the memory, which is to be overwritten.
-    const { malloc } = backend;
-    backend.malloc = (bytes) => malloc.call(backend, bytes);
-    try {
-      const made = this.#jax.numpy.array(placeholder(type, size), {
-        shape: [...shape],
-        ...(this.#jax.defaultDevice() === "wasm" ? {} : { device: "wasm" }),
-      });
-      slotOf(made);
-      return made;
-    } finally {
-      delete (backend as Partial<Backend>).malloc;
-    }
+    return makeUnwritten(this.#jax, "wasm", this.#parts.backend, shape, type);
   }
 
   /** `to` less `from`, element by element, into `to`. */
@@ -214,16 +200,6 @@ function firstOf(array: Tensor): Tensor | undefined {
   if (size === 0) return undefined;
   slotOf(array);
   return array.ref.reshape([size]).slice([0, 1]);
-}
-
-let zeros = /* @__PURE__ */ new ArrayBuffer(0);
-
-/** An array of zeros that is never read: its pages take no memory. */
-function placeholder(type: "float32" | "uint32", size: number) {
-  if (zeros.byteLength < 4 * size) zeros = new ArrayBuffer(4 * size);
-  return type === "float32"
-    ? new Float32Array(zeros, 0, size)
-    : new Uint32Array(zeros, 0, size);
 }
 
 /** Watches jax-js at work; all is put back. */

@@ -1,16 +1,12 @@
 /** The WebGPU engine on jax-js's device, in its buffers. */
 import { createWebGPUEngine } from "../../engines/webgpu/engine.ts";
 import { isArray, type Jax, type Tensor } from "./contract.ts";
-import {
-  findBackend,
-  slotOf,
-  stepIn,
-  type Memory,
-  type Reach,
-} from "./reach.ts";
+import { findBackend, slotOf } from "./insides.ts";
+import { stepIn, type Memory, type Reach } from "./reach.ts";
+import { makeUnwritten, type Allocator } from "./unwritten.ts";
 
 /** What is known of jax-js's WebGPU backend beside its public functions. */
-interface Backend {
+interface Backend extends Allocator {
   readonly buffers: ReadonlyMap<
     number,
     { readonly buffer: GPUBuffer; readonly size: number; readonly ref: number }
@@ -35,6 +31,7 @@ function makeReach(jax: Jax): Reach {
   const bufferOf = (array: Tensor) => array.ref.gpuBufferSync();
   const memory: Memory = {
     make(shape, type) {
+      if (backend) return makeUnwritten(jax, "webgpu", backend, shape, type);
       const where =
         jax.defaultDevice() === "webgpu" ? {} : { device: "webgpu" as const };
       const array = np.zeros([...shape], { dtype: np[type], ...where });
@@ -49,23 +46,20 @@ function makeReach(jax: Jax): Reach {
         array.refCount === 1 && slot?.ref === 1 && slot.size === 4 * array.size
       );
     },
-    copy(from, to) {
-      const encoder = device.createCommandEncoder();
-      encoder.copyBufferToBuffer(
+    copy(pairs) {
+      const buffers = pairs.map(({ from, to }) => [
         bufferOf(from),
-        0,
         bufferOf(to),
-        0,
-        4 * to.size,
-      );
+      ]);
+      const encoder = device.createCommandEncoder();
+      pairs.forEach(({ to }, i) => {
+        const [source, target] = buffers[i]!;
+        encoder.copyBufferToBuffer(source!, 0, target!, 0, 4 * to.size);
+      });
       device.queue.submit([encoder.finish()]);
-    },
-    clear() {
-      // As it was made.
     },
     view: bufferOf,
     region: bufferOf,
-    subtract: (to, from) => to.sub(from.ref),
   };
   return {
     engine: createWebGPUEngine(device),
@@ -83,11 +77,14 @@ function backendOf(jax: Jax): Backend | undefined {
   try {
     const found = findBackend(jax, "webgpu");
     if (!(found?.buffers instanceof Map)) return undefined;
+    if (typeof found.malloc !== "function") return undefined;
     const backend = found as unknown as Backend;
-    const probe = jax.numpy.zeros([4], { device: "webgpu" });
+    const size = 1000;
+    const probe = makeUnwritten(jax, "webgpu", backend, [size], "float32");
     const buffer = probe.ref.gpuBufferSync();
     const slot = backend.buffers.get(slotOf(probe));
-    const right = slot?.buffer === buffer && slot.ref === 1 && slot.size === 16;
+    const right =
+      slot?.buffer === buffer && slot.ref === 1 && slot.size === 4 * size;
     probe.dispose();
     return right ? backend : undefined;
   } catch {

@@ -7,13 +7,14 @@ export function reachHeap(heap: JaxHeap): Reach {
   const memory: Memory = {
     make: (shape, type) => heap.make(shape, type),
     isOwned: (array) => heap.isOwned(array),
-    copy: (from, to) => heap.words(to).set(heap.words(from)),
-    clear: (array) => heap.floats(array).fill(0),
+    copy(pairs) {
+      for (const { from, to } of pairs) heap.words(to).set(heap.words(from));
+    },
     view: (array) => heap.floats(array),
     region: (array) => heap.bytes(array),
-    subtract(to, from) {
-      heap.subtract(to, from);
-      return to;
+    changes: {
+      clear: (array) => heap.floats(array).fill(0),
+      subtract: (to, from) => heap.subtract(to, from),
     },
   };
   /** On one thread jax-js itself computes nowhere else; worker threads must be waited for. */

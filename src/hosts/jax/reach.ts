@@ -1,6 +1,6 @@
 /** How an engine reaches the arrays of a jax-js backend, and what a step gets and gives. */
 import type { OptimizerHandle } from "../../core/optimizer.ts";
-import type { Engine } from "../../engines/engine.ts";
+import type { Engine, Written } from "../../engines/engine.ts";
 import type { Jax, Tensor } from "./contract.ts";
 
 /** The arrays of a step; all of them are consumed when it is taken. */
@@ -40,19 +40,28 @@ export interface Reach {
   step(arrays: StepArrays, how: StepOn): StepResult;
 }
 
+export interface Copy {
+  readonly from: Tensor;
+  readonly to: Tensor;
+}
+
 /** What an array is moved with; the rest of a step is the same on every backend. */
 export interface Memory {
   /** An array of its own, its numbers yet to be written: zeros, or anything. */
   make(shape: readonly number[], type: "float32" | "uint32"): Tensor;
   /** Whether nobody else holds the array or its memory: no reference, no view, no kernel. */
   isOwned(array: Tensor): boolean;
-  copy(from: Tensor, to: Tensor): void;
-  clear(array: Tensor): void;
+  copy(pairs: readonly Copy[]): void;
   /** An array as the engine takes it, for a gradient or parameter, or for a region. */
   view(array: Tensor): unknown;
   region(array: Tensor): unknown;
-  /** `to` less `from`; takes `to` over, and leaves `from`. */
-  subtract(to: Tensor, from: Tensor): Tensor;
+  /** Where the engine writes parameters only, and not changes: how one makes the other. */
+  readonly changes?: {
+    /** Fills an array with zeros. */
+    clear(array: Tensor): void;
+    /** Takes the numbers of `from` from those of `to`. */
+    subtract(to: Tensor, from: Tensor): void;
+  };
 }
 
 export function stepIn(
@@ -83,18 +92,26 @@ export function stepIn(
     names.forEach((name, i) => {
       given[name] = takesPart(i) ? memory.view(gradients[i]!) : null;
     });
-    nextRegions.forEach((next, r) => {
-      if (made.has(next)) memory.copy(regions[r]!, next);
-    });
+    const copies = nextRegions.flatMap((to, r): Copy[] =>
+      made.has(to) ? [{ from: regions[r]!, to }] : [],
+    );
+    const written: Record<string, Written> = {};
     targets.forEach((target, i) => {
       if (!target) return;
-      if (form === "update" && !reads[i]) memory.clear(target);
-      else if (made.has(target)) memory.copy(parameters![i]!, target);
-      places[names[i]!] = memory.view(target);
+      const name = names[i]!;
+      const unread = form === "update" && !reads[i];
+      if (unread) memory.changes?.clear(target);
+      if (form === "update" && !memory.changes)
+        written[name] = unread ? "unreadChange" : "change";
+      if (made.has(target) && !unread)
+        copies.push({ from: parameters![i]!, to: target });
+      places[name] = memory.view(target);
     });
+    if (copies.length > 0) memory.copy(copies);
     optimizer.stepSync(given, {
       parameters: places,
       regions: nextRegions.map((region) => memory.region(region)),
+      written,
       ...(step === undefined ? {} : { step }),
     });
     /** A handle of its own for memory that was changed in place: the old one is consumed. */
@@ -108,9 +125,9 @@ export function stepIn(
       // No gradient, or no elements: as it came.
       if (!target)
         return form === "step" ? parameters![i]!.ref : gradients[i]?.ref;
-      return form === "update" && reads[i]
-        ? memory.subtract(target, parameters![i]!)
-        : renew(target);
+      if (form === "update" && reads[i])
+        memory.changes?.subtract(target, parameters![i]!);
+      return renew(target);
     });
     const renewed = nextRegions.map(renew);
     for (const array of [...gradients, ...(parameters ?? []), ...regions])
@@ -120,44 +137,4 @@ export function stepIn(
     for (const array of made) array.dispose();
     throw error;
   }
-}
-
-/** The number of an array's slot in its backend; makes the array contiguous. */
-export const slotOf = (array: Tensor): number =>
-  (array as Tensor & { _realizeSource(): number })._realizeSource();
-
-export interface Lookup {
-  readonly map: Map<unknown, unknown>;
-  readonly key: unknown;
-  readonly value: unknown;
-}
-
-/** What is looked up in maps while `work` runs; nothing else runs meanwhile. */
-export function watchingMaps<T>(work: () => T): [T, readonly Lookup[]] {
-  const { get } = Map.prototype;
-  const seen: Lookup[] = [];
-  Map.prototype.get = function (key: unknown) {
-    const value: unknown = get.call(this, key);
-    seen.push({ map: this, key, value });
-    return value;
-  };
-  try {
-    return [work(), seen];
-  } finally {
-    Map.prototype.get = get;
-  }
-}
-
-/** jax-js's backend of this name, which it has no public way to; undefined if it is not found. */
-export function findBackend(
-  jax: Jax,
-  name: "wasm" | "webgpu",
-): Record<string, unknown> | undefined {
-  const { numpy: np } = jax;
-  const [array, seen] = watchingMaps(() => np.zeros([1], { device: name }));
-  array.dispose();
-  const found = seen.find(({ key }) => key === name)?.value;
-  return typeof found === "object"
-    ? (found as Record<string, unknown>)
-    : undefined;
 }

@@ -54,7 +54,9 @@ export type JaxOptimizerFactory<H extends Hyper = Hyper> = (
 
 /** A plan for a tree of parameters on a device. */
 interface TreePlan extends OperationsPlan {
+  readonly device: string;
   readonly names: readonly string[];
+  readonly shapes: readonly (readonly number[])[];
   /** Undefined where no engine reaches the arrays. */
   readonly reach: Reach | undefined;
 }
@@ -80,7 +82,7 @@ export function makeOptimizer(
   const owner = recipe.name;
   const { seed = 0, maxGradNorm } = core;
   const settings = { jax, seed, maxGradNorm };
-  const plans = new Map<string, TreePlan>();
+  const plans: TreePlan[] = [];
   const counts = new Counts(jax);
   let last:
     { device: string; stats?: () => Stats | Promise<Stats> } | undefined;
@@ -91,18 +93,23 @@ export function makeOptimizer(
 
   function planFor(given: Tree, leaves: readonly Leaf[]): TreePlan {
     const device = deviceOf(leaves);
-    const shapes = leaves.map(({ name, array }) => ({
-      name,
-      shape: array?.shape ?? [0],
-    }));
-    const key = JSON.stringify([device, shapes]);
-    let plan = plans.get(key);
-    if (plan) return plan;
-    const names = shapes.map(({ name }) => name);
+    const known = plans.find(
+      (plan) =>
+        plan.device === device &&
+        plan.names.length === leaves.length &&
+        leaves.every(
+          ({ name, array }, i) =>
+            name === plan.names[i] &&
+            sameShape(shapeOf(array), plan.shapes[i]!),
+        ),
+    );
+    if (known) return known;
+    const names = leaves.map(({ name }) => name);
+    const shapes = leaves.map(({ array }) => shapeOf(array));
     const reach = reachOf(jax, device);
     const planned = planTensors(
       recipe,
-      shapes,
+      names.map((name, i) => ({ name, shape: shapes[i]! })),
       reach?.engine ?? layoutEngine(wasmHostStates),
       {
         ...core,
@@ -112,8 +119,16 @@ export function makeOptimizer(
         ],
       },
     );
-    plan = { ...planned, names, reach, table: undefined, compiled: new Map() };
-    plans.set(key, plan);
+    const plan: TreePlan = {
+      ...planned,
+      device,
+      names,
+      shapes,
+      reach,
+      table: undefined,
+      compiled: new Map(),
+    };
+    plans.push(plan);
     return plan;
   }
 
@@ -296,12 +311,16 @@ export function makeOptimizer(
       return last?.device;
     },
     dispose() {
-      for (const { optimizer } of plans.values()) optimizer.dispose();
-      plans.clear();
+      for (const { optimizer } of plans) optimizer.dispose();
+      plans.length = 0;
       last = undefined;
     },
   };
 }
+
+/** A leaf that is left out has no elements. */
+const shapeOf = (array: Tensor | undefined): readonly number[] =>
+  array?.shape ?? [0];
 
 const sameShape = (a: readonly number[], b: readonly number[]) =>
   a.length === b.length && a.every((n, i) => n === b[i]);
