@@ -76,15 +76,23 @@ export async function jaxAdam(
   };
 }
 
-/** `step`: parameters in place. `update`: what optax's users call, and the addition. */
+/** What a step is made of; `step` and `applyUpdates` write where the parameters are. */
+const forms = {
+  step: "step",
+  apply: "update, applyUpdates",
+  update: "update, jax-js's add",
+  jit: "update under jit, jax-js's add",
+};
+
 async function ours(
   name: string,
   make: () => JaxOptimizer,
-  form: "step" | "update" | "jit",
+  form: keyof typeof forms,
   elements: number,
   backend: Backend,
 ): Promise<Contender> {
   const jax = await open(backend);
+  const { applyUpdates } = await import("lowbit/jax");
   const { numpy: np, jit } = jax;
   const optimizer = make();
   const g = np.array(ones(elements));
@@ -94,7 +102,7 @@ async function ours(
     optimizer.update(gradient, before, params),
   ) as unknown as JaxOptimizer["update"];
   return {
-    name: `lowbit ${name}, ${{ step: "step", update: "update, add", jit: "update under jit, add" }[form]}`,
+    name: `lowbit ${name}, ${forms[form]}`,
     bytes: 0,
     state: optimizer.memory(p).bytesPerParameter,
     ...(form === "jit" ? { warmUp: 1 } : {}),
@@ -104,7 +112,7 @@ async function ours(
         const update = form === "jit" ? traced : optimizer.update;
         const [change, next] = update(g.ref, state, p.ref);
         state = next;
-        p = p.add(change);
+        p = form === "apply" ? applyUpdates(p, change) : p.add(change);
       }
       await done(jax, backend, [p, ...state.states]);
     },
@@ -127,6 +135,8 @@ export async function benchJax(
     await jaxAdam(elements, backend),
     await ours("adam32bit", () => adam32bit(1e-3), "step", elements, backend),
     await ours("adam8bit", eight, "step", elements, backend),
+    await ours("adam8bit", eight, "apply", elements, backend),
+    await ours("adamw8bit", decaying, "apply", elements, backend),
     await ours("adam8bit", eight, "update", elements, backend),
     await ours("adamw8bit", decaying, "update", elements, backend),
     await ours("adam8bit", eight, "jit", elements, backend),

@@ -2,6 +2,7 @@
 export * from "./hosts/jax/named.ts";
 export { optimizersFor, type JaxOptimizers } from "./hosts/jax/optimizers.ts";
 export { fusedOptimizer, type FusedOptimizer } from "./hosts/jax/fused.ts";
+export type { ApplyUpdates } from "./hosts/jax/apply.ts";
 export type {
   JaxOptimizer,
   JaxOptimizerFactory,

@@ -25,17 +25,38 @@ import type { Batch, Binding, Range, Segment } from "./plan.ts";
 import { smallFields } from "./small.ts";
 import { tilesFor } from "./tuning.ts";
 
-export interface Dispatch extends Bound {
+export interface Dispatch extends Bound, BindGroups {
   readonly kernel: Kernel;
   readonly pieces: readonly PlacedPiece[];
-  readonly bindGroup: GPUBindGroup;
-  /** Of the passes before the update, if there are any. */
-  readonly passBindGroup: GPUBindGroup | undefined;
   readonly groups: [number, number];
   /** Of a pass before the update. */
   readonly tiles: [number, number];
   /** Byte offset of its job in the jobs. */
   readonly job: number;
+  /** Bind groups made before, if it has one tensor. */
+  readonly known: KnownBindGroups | undefined;
+}
+
+/** Of the update, and of the passes before it, if there are any. */
+interface BindGroups {
+  readonly bindGroup: GPUBindGroup;
+  readonly passBindGroup: GPUBindGroup | undefined;
+}
+
+/**
+ * By parameter and gradient: a host's pool gives the same few buffers again and
+ * again. Weakly, since it is not for us to keep them.
+ */
+class KnownBindGroups {
+  readonly #of = new WeakMap<GPUBuffer, WeakMap<GPUBuffer, BindGroups>>();
+
+  get(p: GPUBuffer, g: GPUBuffer, make: () => BindGroups): BindGroups {
+    let ofParameter = this.#of.get(p);
+    if (!ofParameter) this.#of.set(p, (ofParameter = new WeakMap()));
+    let one = ofParameter.get(g);
+    if (!one) ofParameter.set(g, (one = make()));
+    return one;
+  }
 }
 
 /** What is bound for parameters and for gradients, by slot. */
@@ -103,8 +124,10 @@ export class Dispatches {
       bindings.map((one) => ({ ...one, buffer: moved.get(one.buffer)! }));
     return dispatches.map((one) => {
       const bound = { p: move(one.p), g: move(one.g) };
-      const { kernel, pieces, job } = one;
-      const bindGroups = this.#bindGroups(kernel, pieces[0]!, bound, job);
+      const { kernel, pieces, job, known } = one;
+      const make = () => this.#bindGroups(kernel, pieces[0]!, bound, job);
+      const [p, g] = [bound.p[0]!.buffer, bound.g[0]!.buffer];
+      const bindGroups = known ? known.get(p, g, make) : make();
       return { ...one, ...bound, ...bindGroups };
     });
   }
@@ -151,6 +174,7 @@ export class Dispatches {
       p,
       g,
       job,
+      known: p.length + g.length === 2 ? new KnownBindGroups() : undefined,
       groups: workgroups(spans, this.#device),
       tiles: workgroups(Math.max(1, allTiles), this.#device),
       ...this.#bindGroups(kernel, pieces[0]!, { p, g }, job),
@@ -172,13 +196,12 @@ export class Dispatches {
       : 1;
   }
 
-  /** Of the update, and of the passes before it. */
   #bindGroups(
     kernel: Kernel,
     piece: PlacedPiece,
     bound: Bound,
     job: number,
-  ): Pick<Dispatch, "bindGroup" | "passBindGroup"> {
+  ): BindGroups {
     const make = (layout: GPUBindGroupLayout) =>
       this.#bindGroup(kernel, layout, piece, bound, job);
     return {

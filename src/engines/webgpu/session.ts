@@ -28,6 +28,7 @@ import {
   type Kernel,
   type Pipeline,
 } from "./pipelines.ts";
+import { movedBuffers, samePlaces, type Places } from "./places.ts";
 import { rangeOf } from "./plan.ts";
 import { reportHeader, ReportReader } from "./report.ts";
 import { SmallSteps, type SmallTensor } from "./small-steps.ts";
@@ -40,15 +41,6 @@ import {
 } from "./stored.ts";
 import { copyOut, upload, writeBack, type Gradients } from "./transfers.ts";
 import { resolveTuning, type ResolvedTuning, type Tuning } from "./tuning.ts";
-
-/** Where everything lies in a step: one that finds all in its place needs no new dispatches. */
-interface Places {
-  /** By tensor; undefined where a tensor is left as it is. */
-  readonly work: readonly (Work | undefined)[];
-  readonly gradients: Gradients;
-  /** The host's buffers of states. */
-  readonly regions: readonly GPUBuffer[];
-}
 
 interface Plan {
   readonly places: Places;
@@ -214,8 +206,8 @@ export class WebGPUSession implements Session {
     upload(this.#device, this.#memory, input, gradients, resident);
     this.#dispatches.fill(dispatches, input, this.#turns);
     this.#small?.fill(input);
-    queue.writeBuffer(this.#memory.report, 0, new Uint32Array(reportHeader));
     const encoder = this.#device.createCommandEncoder({ label: "lowbit step" });
+    encoder.clearBuffer(this.#memory.report, 0, 4 * reportHeader);
     const norm = this.#normPass(input, gradients);
     const pass = encoder.beginComputePass({ label: "lowbit step" });
     norm?.(pass);
@@ -465,62 +457,4 @@ export class WebGPUSession implements Session {
     this.#norm?.dispose();
     this.#small?.dispose();
   }
-}
-
-const samePlaces = (a: Places, b: Places): boolean =>
-  sameRegions(a, b) &&
-  sameWork(
-    a,
-    b,
-    (one, other) => one?.buffer === other?.buffer && sameView(one, other),
-  );
-
-const sameRegions = (a: Places, b: Places): boolean =>
-  a.regions.every((buffer, i) => buffer === b.regions[i]);
-
-/** Whether the same tensors take part, with views that are the same in some sense. */
-const sameWork = (
-  a: Places,
-  b: Places,
-  same: (one: View | undefined, other: View | undefined) => boolean,
-): boolean =>
-  a.work.every((one, i) => {
-    const other = b.work[i];
-    return (
-      one?.written === other?.written &&
-      same(one?.gradient, other?.gradient) &&
-      same(one?.parameter, other?.parameter)
-    );
-  });
-
-type View = Required<BufferView>;
-
-const sameView = (a: View | undefined, b: View | undefined): boolean =>
-  a === b ||
-  (a?.offset === b?.offset &&
-    a?.type === b?.type &&
-    a?.rounding === b?.rounding);
-
-/**
- * The new buffer for each old one, where a step differs from the one before in
- * nothing else, as it does where a host takes its buffers from a pool. Undefined
- * where it differs in more, such as in which tensors share a buffer.
- */
-function movedBuffers(
-  before: Places,
-  after: Places,
-): Map<GPUBuffer, GPUBuffer> | undefined {
-  if (!sameRegions(before, after)) return undefined;
-  const moved = new Map<GPUBuffer, GPUBuffer>();
-  const moves = sameWork(before, after, (one, other) => {
-    if (!one || !other) return one === other;
-    const known = moved.get(one.buffer);
-    moved.set(one.buffer, other.buffer);
-    return (
-      sameView(one, other) && (known === undefined || known === other.buffer)
-    );
-  });
-  return moves && new Set(moved.values()).size === moved.size
-    ? moved
-    : undefined;
 }

@@ -30,6 +30,7 @@ export const {
   ademamix32bit,
   ademamix4bit,
   ademamix8bit,
+  applyUpdates,
   factor,
   factor32bit,
   factor4bit,

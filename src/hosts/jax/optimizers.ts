@@ -2,6 +2,7 @@
 import type { Hyper } from "../../optimizers/definition.ts";
 import type { OptimizerFactory } from "../../optimizers/define.ts";
 import * as recipes from "../../optimizers/recipes.ts";
+import { applyUpdatesOn, type ApplyUpdates } from "./apply.ts";
 import type { Jax, Tensor } from "./contract.ts";
 import { checkOptions, type HostOptions } from "./options.ts";
 import {
@@ -27,7 +28,7 @@ export type JaxOptimizers = {
       ? never
       : `scaleBy${Capitalize<K & string>}`
   ]: (options?: HostOptions<HyperOf<Recipes[K]>>) => JaxOptimizer;
-};
+} & { readonly applyUpdates: ApplyUpdates };
 
 /**
  * Every optimizer and recipe, and for those whose update lr scales its `scaleBy...`,
@@ -37,7 +38,9 @@ export type JaxOptimizers = {
  * @param jax your `import * as jax from "@jax-js/jax"`
  */
 export function optimizersFor(jax: Jax): JaxOptimizers {
-  const all: Record<string, unknown> = {};
+  const applyUpdates: ApplyUpdates = (params, updates) =>
+    applyUpdatesOn(jax, params, updates);
+  const all: Record<string, unknown> = { applyUpdates };
   for (const [name, factory] of Object.entries(recipes)) {
     const plain = factory as unknown as OptimizerFactory;
     all[name] = (rate: number, options?: Record<string, unknown>) =>

@@ -1,7 +1,7 @@
 /** How an engine reaches the arrays of a jax-js backend, and what a step gets and gives. */
 import type { OptimizerHandle } from "../../core/optimizer.ts";
 import type { Engine, Written } from "../../engines/engine.ts";
-import type { Jax, Tensor } from "./contract.ts";
+import type { Tensor } from "./contract.ts";
 
 /** The arrays of a step; all of them are consumed when it is taken. */
 export interface StepArrays {

@@ -17,13 +17,20 @@ import {
   type Tensor,
   type Tree,
 } from "./contract.ts";
+import {
+  checkAlive,
+  checkPairs,
+  hasShape,
+  treeShape,
+  type TreeShape,
+} from "./checks.ts";
 import { stepCompiled, stepTraced, type OperationsPlan } from "./compiled.ts";
 import { Counts } from "./counts.ts";
 import type { Reach, StepArrays, StepResult } from "./reach.ts";
 import { maskOverrides, sortOptions, type HostOptions } from "./options.ts";
 import { layoutEngine, planTensors } from "./planned.ts";
 import { reachOf } from "./reaches.ts";
-import { leavesOf, type Leaf } from "./tree.ts";
+import { deviceOf, leavesOf, type Leaf } from "./tree.ts";
 
 /** An optimizer of lowbit on jax-js. Every function consumes its arrays, as jax-js's do. */
 export interface JaxOptimizer extends GradientTransformation {
@@ -53,10 +60,7 @@ export type JaxOptimizerFactory<H extends Hyper = Hyper> = (
 ) => JaxOptimizer;
 
 /** A plan for a tree of parameters on a device. */
-interface TreePlan extends OperationsPlan {
-  readonly device: string;
-  readonly names: readonly string[];
-  readonly shapes: readonly (readonly number[])[];
+interface TreePlan extends OperationsPlan, TreeShape {
   /** Undefined where no engine reaches the arrays. */
   readonly reach: Reach | undefined;
 }
@@ -87,25 +91,12 @@ export function makeOptimizer(
   let last:
     { device: string; stats?: () => Stats | Promise<Stats> } | undefined;
 
-  const deviceOf = (leaves: readonly Leaf[]) =>
-    leaves.map(({ array }) => array).find((array) => isArray(jax, array))
-      ?.device ?? jax.defaultDevice();
-
   function planFor(given: Tree, leaves: readonly Leaf[]): TreePlan {
-    const device = deviceOf(leaves);
-    const known = plans.find(
-      (plan) =>
-        plan.device === device &&
-        plan.names.length === leaves.length &&
-        leaves.every(
-          ({ name, array }, i) =>
-            name === plan.names[i] &&
-            sameShape(shapeOf(array), plan.shapes[i]!),
-        ),
-    );
+    const device = deviceOf(jax, leaves) ?? jax.defaultDevice();
+    const known = plans.find((plan) => hasShape(plan, device, leaves));
     if (known) return known;
-    const names = leaves.map(({ name }) => name);
-    const shapes = leaves.map(({ array }) => shapeOf(array));
+    const shape = treeShape(device, leaves);
+    const { names, shapes } = shape;
     const reach = reachOf(jax, device);
     const planned = planTensors(
       recipe,
@@ -121,9 +112,7 @@ export function makeOptimizer(
     );
     const plan: TreePlan = {
       ...planned,
-      device,
-      names,
-      shapes,
+      ...shape,
       reach,
       table: undefined,
       compiled: new Map(),
@@ -134,9 +123,8 @@ export function makeOptimizer(
 
   function init<P extends Tree>(params: P): OptState {
     const leaves = leavesOf(owner, params);
-    for (const leaf of leaves) checkLeaf(leaf, "parameter", undefined);
-    const { layout } = planFor(params, leaves);
-    const device = deviceOf(leaves);
+    for (const leaf of leaves) checkLeaf(leaf, "parameter");
+    const { layout, device } = planFor(params, leaves);
     const where = device === jax.defaultDevice() ? {} : { device };
     const states = layout.regions.map((region) =>
       np.array(new Uint32Array(region.initial().buffer), where),
@@ -145,23 +133,12 @@ export function makeOptimizer(
     return { count: counts.make(0), states };
   }
 
-  function checkLeaf(
-    { name, array }: Leaf,
-    what: string,
-    shape: readonly number[] | undefined,
-  ): void {
-    if (!array) return;
-    if (isArray(jax, array) && array.refCount <= 0)
-      throw new TypeError(
-        `${owner}: the ${what} '${name}' was consumed before; pass it with .ref where it is used again`,
-      );
-    if (array.dtype !== "float32")
+  function checkLeaf(leaf: Leaf, what: string): void {
+    const { name, array } = leaf;
+    checkAlive(jax, owner, leaf, what);
+    if (array && array.dtype !== "float32")
       throw new TypeError(
         `${owner}: the ${what} '${name}' must be float32, given ${array.dtype}`,
-      );
-    if (shape && !sameShape(array.shape, shape))
-      throw new TypeError(
-        `${owner}: the ${what} '${name}' has shape [${array.shape.join(", ")}], and its gradient [${shape.join(", ")}]`,
       );
   }
 
@@ -173,19 +150,12 @@ export function makeOptimizer(
     form: Asked["form"],
   ): Asked {
     const leaves = leavesOf(owner, updates);
-    for (const leaf of leaves) checkLeaf(leaf, "gradient", undefined);
+    for (const leaf of leaves) checkLeaf(leaf, "gradient");
     const given = params === undefined ? undefined : leavesOf(owner, params);
-    if (given && given.length !== leaves.length)
-      throw new TypeError(
-        `${owner}: there are ${given.length} parameters and ${leaves.length} gradients; pass trees of the same form`,
-      );
-    given?.forEach((leaf, i) => {
-      if (leaf.name !== leaves[i]!.name)
-        throw new TypeError(
-          `${owner}: the parameter '${leaf.name}' has no gradient, where '${leaves[i]!.name}' has; pass trees of the same form`,
-        );
-      checkLeaf(leaf, "parameter", leaves[i]!.array?.shape);
-    });
+    if (given) {
+      for (const leaf of given) checkLeaf(leaf, "parameter");
+      checkPairs(owner, "gradient", given, leaves);
+    }
     // A gradient that is left out has its parameter's shape.
     const plan = planFor(
       params ?? updates,
@@ -317,10 +287,3 @@ export function makeOptimizer(
     },
   };
 }
-
-/** A leaf that is left out has no elements. */
-const shapeOf = (array: Tensor | undefined): readonly number[] =>
-  array?.shape ?? [0];
-
-const sameShape = (a: readonly number[], b: readonly number[]) =>
-  a.length === b.length && a.every((n, i) => n === b[i]);

@@ -1,5 +1,5 @@
 /** The leaves of a tree by the names that overrides and error messages use. */
-import type { Tensor, Tree } from "./contract.ts";
+import { isArray, type Jax, type Tensor, type Tree } from "./contract.ts";
 
 export interface Leaf {
   /** The path, as `blocks.0.weight`; `parameter` for a tree of one array alone. */
@@ -7,6 +7,17 @@ export interface Leaf {
   /** Undefined where the tree has null: such a leaf is left out of a step. */
   readonly array: Tensor | undefined;
 }
+
+/** A leaf that is left out has no elements. */
+export const shapeOf = (array: Tensor | undefined): readonly number[] =>
+  array?.shape ?? [0];
+
+/** Where arrays lie, by the first that is one; undefined for tracers. */
+export const deviceOf = (
+  jax: Pick<Jax, "Array">,
+  leaves: readonly Leaf[],
+): Tensor["device"] | undefined =>
+  leaves.find(({ array }) => isArray(jax, array))?.array?.device;
 
 /** In the order of `tree.flatten`. @throws TypeError for leaves that are no arrays. */
 export function leavesOf(owner: string, tree: Tree): Leaf[] {
