@@ -71,6 +71,7 @@ describe.each<Backend>(["wasm", "webgpu"])("on %s", (backend) => {
 
     test.each([
       ["adamw4bit", () => adamw4bit(1e-2, { minQuantizedSize: 0 })],
+      ["adam8bit", () => adam8bit(1e-2, { minQuantizedSize: 0 })],
       ["lamb8bit", () => lamb8bit(1e-2, { minQuantizedSize: 0 })],
       ["lion4bit", () => lion4bit(1e-2, { minQuantizedSize: 0 })],
     ])("%s is the same under jit", async (_, make) => {
@@ -103,6 +104,36 @@ describe.each<Backend>(["wasm", "webgpu"])("on %s", (backend) => {
       expect(differing / x.length).toBeLessThanOrEqual(0.001);
       tree.dispose([params, a, b]);
     });
+
+    test.each(["element", "step"] as const)(
+      "what is not finite is left out under jit as well: %s",
+      async (skipNonFinite) => {
+        const make = () =>
+          adam8bit(1e-2, { minQuantizedSize: 0, skipNonFinite });
+        const [eager, traced] = [make(), make()];
+        const update = jit((g: Params, s: OptState) =>
+          traced.update(g, s),
+        ) as unknown as JaxOptimizer["update"];
+        let [a, b] = [eager.init(arrays(0)), traced.init(arrays(0))];
+        for (let t = 1; t <= 3; t++) {
+          const values = normals(150, t, 0.3);
+          if (t === 2) values.set([NaN, Infinity, -Infinity], 70);
+          const gradient = () => ({ a: arrays(t).a!, b: np.array(values) });
+          let [one, two]: Params[] = [];
+          [one, a] = eager.update(gradient(), a);
+          [two, b] = update(gradient(), b);
+          for (const name of ["a", "b"]) {
+            const [x, y] = [await read(one[name]!), await read(two[name]!)];
+            const off = x.map((v, i) => Math.abs(v - y[i]!));
+            expect(Math.max(...off)).toBeLessThan(1e-6);
+          }
+          const left = await read(two.b!);
+          if (t === 2) expect([...left.slice(70, 73)]).toEqual([0, 0, 0]);
+          tree.dispose([one, two]);
+        }
+        tree.dispose([a, b]);
+      },
+    );
 
     test("fusedOptimizer keeps the state itself", async () => {
       const recipe = lowbit.adamw8bit({ lr: 1e-2 });

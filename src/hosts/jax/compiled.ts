@@ -23,7 +23,7 @@ interface Settings {
 type Form = Operations["form"];
 
 /** A plan, and what steps by operations keep with it. */
-export interface OperationsPlan extends Planned {
+export interface OperationsPlan extends Planned, Pick<Operations, "recompute"> {
   table: StepTable | undefined;
   /** By form, and by which gradients there are. */
   readonly compiled: Map<string, (args: JitArguments) => JitResult>;

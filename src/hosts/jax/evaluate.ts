@@ -31,55 +31,69 @@ export function arrayShape(
 export interface Inputs {
   readonly program: Program;
   readonly geometry: Geometry;
-  /** `p`, `g` and the old states, by name. */
-  readonly inputs: ReadonlyMap<string, Tensor>;
+  /** `p`, `g` and the old states, by name; without `p` it is 0. */
+  readonly inputs: ReadonlyMap<string, () => Tensor>;
   /** All uniforms of the step, float32. */
   readonly uniforms: Tensor;
   /** Which elements reductions take; undefined takes all. */
   readonly finite: ((value: Tensor) => Tensor) | undefined;
 }
 
-/** The value of a node, each computed once. */
+/** The value of a node, each computed once; a scalar may have no axes. */
 export function evaluator(
   scope: Scope,
   given: Inputs,
 ): (node: number) => Tensor {
   const { program, inputs, uniforms } = given;
-  const values: Tensor[] = [];
-  const at = (index: number): Tensor => {
-    const known = values[index];
-    if (known) return known;
+  /** Undefined for 0. */
+  const values = new Map<number, Tensor | undefined>();
+  const at = (index: number) => valueOf(index) ?? scope.float(0);
+  const valueOf = (index: number): Tensor | undefined => {
     const node = program.nodes[index]!;
-    switch (node.op) {
-      case "const":
-        return (values[index] = scope.float(node.value));
-      case "uniform":
-        return (values[index] = scope.reshape(
-          scope.slice(uniforms, node.index, node.index + 1),
-          [1, 1, 1],
-        ));
-      case "input":
-        return (values[index] = inputs.get(node.name)!);
-      case "select":
-        return (values[index] = scope.where(
-          at(node.condition),
-          at(node.a),
-          at(node.b),
-        ));
-      case "reduce":
-        return (values[index] = reduce(scope, given, at(node.a), {
-          ...node,
-          elements: program.shapes[node.a] === "element",
-        }));
-      default:
-        return (values[index] =
-          "b" in node
-            ? scope[node.op as BinaryOp | CompareOp](at(node.a), at(node.b))
-            : applyUnary(scope, node.op, at(node.a)));
+    // A part of every kernel that needs it, and no result of its own.
+    if (node.op === "const") return scope.float(node.value);
+    if (node.op === "uniform")
+      return scope.reshape(
+        scope.slice(uniforms, node.index, node.index + 1),
+        [],
+      );
+    if (node.op === "input") return inputs.get(node.name)?.();
+    if (!values.has(index)) values.set(index, compute(index));
+    return values.get(index);
+  };
+  const compute = (index: number): Tensor | undefined => {
+    const node = program.nodes[index] as Inner;
+    if (node.op === "select")
+      return scope.where(at(node.condition), at(node.a), at(node.b));
+    if (node.op === "reduce")
+      return reduce(scope, given, withAxes(scope, at(node.a)), {
+        ...node,
+        elements: program.shapes[node.a] === "element",
+      });
+    const a = valueOf(node.a);
+    if (!("b" in node))
+      return a || node.op !== "neg"
+        ? applyUnary(scope, node.op, a ?? scope.float(0))
+        : undefined;
+    const b = valueOf(node.b);
+    if (!a || !b) {
+      if (node.op === "mul") return undefined;
+      if (node.op === "add") return a ?? b;
+      if (node.op === "sub") return a ?? (b && scope.neg(b));
     }
+    return scope[node.op](a ?? scope.float(0), b ?? scope.float(0));
   };
   return at;
 }
+
+const withAxes = (scope: Scope, a: Tensor) =>
+  a.ndim === 0 ? scope.reshape(a, [1, 1, 1]) : a;
+
+/** What is computed from other nodes. */
+type Inner = Exclude<
+  Program["nodes"][number],
+  { op: "const" | "uniform" | "input" }
+>;
 
 function applyUnary(scope: Scope, op: UnaryOp, a: Tensor): Tensor {
   if (op !== "sign") return scope[op](a);

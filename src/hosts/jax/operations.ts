@@ -2,14 +2,19 @@
  * A step as operations of jax-js alone: for tracers (inside `jit`), and for
  * backends that our engines cannot reach. It works on the same words as they do.
  */
-import type {
-  EngineOptions,
-  HostStates,
-  TensorPlan,
+import {
+  stateLength,
+  type EngineOptions,
+  type HostStates,
+  type TensorPlan,
 } from "../../engines/engine.ts";
 import type { Format } from "../../formats/format.ts";
-import { watchedNodes } from "../../formula/program.ts";
-import { geometryOf } from "../../formula/small.ts";
+import {
+  watchedNodes,
+  type Program,
+  type Shape,
+} from "../../formula/program.ts";
+import { geometryOf, type Geometry } from "../../formula/small.ts";
 import type { Jax, Tensor } from "./contract.ts";
 import { arrayShape, evaluator, longSum } from "./evaluate.ts";
 import type { StepArrays, StepResult } from "./reach.ts";
@@ -23,6 +28,11 @@ export interface Operations {
   readonly reads: readonly boolean[];
   readonly maxGradNorm: number | undefined;
   readonly form: "step" | "update";
+  /**
+   * Whether it is cheaper to compute a value anew in each kernel that needs it
+   * than to keep it in memory: on GPUs, where kernels are what costs.
+   */
+  readonly recompute: boolean;
 }
 
 /** What depends on the step. */
@@ -77,6 +87,7 @@ export function stepByOperations(
       regions,
       layout,
       checked: options.skip !== "off",
+      recompute: plan.recompute,
       uniforms: values.uniforms[i]!,
       key: (state) => values.key(scope, i, state),
     });
@@ -103,20 +114,23 @@ interface TensorStep {
   readonly regions: readonly Tensor[];
   readonly layout: HostStates;
   readonly checked: boolean;
+  readonly recompute: boolean;
   readonly uniforms: Tensor;
   key(state: number): Tensor;
 }
 
 function stepTensor(
   scope: Scope,
-  { program, formats, shape, size }: TensorPlan,
+  plan: TensorPlan,
   step: TensorStep,
 ): { result: Tensor; states: Written[][] } {
-  const { layout, regions, parameter, reads, checked } = step;
+  const { program, formats, shape, size } = plan;
+  const { layout, regions, reads } = step;
   const geometry = geometryOf(shape);
-  const element = arrayShape("element", geometry);
-  const whole = (array: Tensor) => scope.reshape(array, element);
-  const isElement = (state: number) => program.stateShapes[state] === "element";
+  // With what is per element alone, everything has the tensor's own shape.
+  const plain = isPlain(program);
+  const ofShape = (kind: Shape) => (plain ? shape : arrayShape(kind, geometry));
+  const element = ofShape("element");
   const pieces = program.states.map((name, s) => {
     checkFormat(program.owner, name, formats[s]!);
     const found = layout.pieces(step.index, s);
@@ -126,71 +140,112 @@ function stepTensor(
       );
     return found;
   });
-  const old = program.states.map((_, s) => {
+  const coding = { shape, arithmetic: step.recompute };
+  const readState = (s: number) => {
     const parts = pieces[s]!.map((piece) =>
-      readPiece(scope, regions[piece.region]!, formats[s]!, piece, shape),
+      readPiece(scope, regions[piece.region]!, formats[s]!, piece, coding),
     );
     const flat = parts.length === 1 ? parts[0]! : scope.concatenate(parts);
-    return scope.reshape(flat, arrayShape(program.stateShapes[s]!, geometry));
-  });
-  const given = whole(step.gradient);
-  const g = step.factor ? scope.mul(given, step.factor) : given;
-  const p = reads
-    ? whole(parameter!)
-    : scope.own(scope.float(0).ref.reshape([1, 1, 1]));
-  const isFinite = finiteIn(scope);
-  const finiteGradient = isFinite(g);
-  const at = evaluator(scope, {
-    program,
-    geometry,
-    inputs: new Map([
-      ["p", p],
-      ["g", g],
-      ...program.states.map((name, s) => [name, old[s]!] as const),
-    ]),
-    uniforms: step.uniforms,
-    finite: checked
-      ? (value) => scope.both(finiteGradient, isFinite(value))
-      : undefined,
-  });
-  const fresh = program.states.map((name) => at(program.outputs.get(name)!));
-  const taken = checked
-    ? [
-        ...fresh.filter((_, s) => isElement(s)),
-        ...watchedNodes(program).map(at),
-      ].reduce((ok, value) => scope.both(ok, isFinite(value)), finiteGradient)
-    : undefined;
-  const keep = (value: Tensor, otherwise: Tensor) =>
-    taken ? scope.where(taken, value, otherwise) : value;
+    return scope.reshape(flat, ofShape(program.stateShapes[s]!));
+  };
+  // Decoded anew in each kernel, or kept.
+  const anew = plain && step.recompute;
+  const old = program.states.map((_, s) =>
+    anew ? () => readState(s) : once(() => readState(s)),
+  );
+  const p = () => scope.reshape(step.parameter!, element);
+  const g = () => {
+    const own = scope.reshape(step.gradient, element);
+    return step.factor ? scope.mul(own, scope.reshape(step.factor, [])) : own;
+  };
+  const inputs = { p: reads ? p : undefined, g, old };
+  const start = () => startTensor(scope, plan, { ...step, geometry, inputs });
+  const values = anew ? start : once(start);
 
-  const updated = at(program.outputs.get("p")!);
-  const result =
-    step.form === "step"
-      ? keep(updated, p)
-      : keep(reads ? scope.sub(updated, p) : updated, scope.float(0));
   const states: Written[][] = regions.map(() => []);
   program.states.forEach((_, s) => {
-    const value = isElement(s) ? keep(fresh[s]!, old[s]!) : fresh[s]!;
-    const flat = scope.reshape(
-      spreadTo(scope, value, arrayShape(program.stateShapes[s]!, geometry)),
-      [old[s]!.size],
-    );
+    const kind = program.stateShapes[s]!;
+    const fresh = spreadTo(scope, values().state(s), ofShape(kind));
+    const flat = scope.reshape(fresh, [stateLength(plan, s)]);
     for (const piece of pieces[s]!) {
       const { start, length, region } = piece;
       const part =
         length === flat.size ? flat : scope.slice(flat, start, start + length);
       states[region]!.push(
         ...writePiece(scope, part, formats[s]!, piece, {
-          shape,
+          ...coding,
           key: () => step.key(s),
         }),
       );
     }
   });
+  const result = spreadTo(scope, values().result(), element);
   return {
-    result: scope.reshape(spreadTo(scope, result, element), shape),
+    result: scope.reshape(result, shape),
     states: size > 0 ? states : regions.map(() => []),
   };
+}
+
+/** Whether a formula speaks of elements alone. */
+const isPlain = ({ nodes, stateShapes }: Program): boolean =>
+  nodes.every(({ op }) => op !== "reduce") &&
+  stateShapes.every((kind) => kind === "element");
+
+interface Start extends TensorStep {
+  readonly geometry: Geometry;
+  readonly inputs: {
+    /** Absent where it does not matter. */
+    readonly p: (() => Tensor) | undefined;
+    readonly g: () => Tensor;
+    readonly old: readonly (() => Tensor)[];
+  };
+}
+
+/** The formula's results, with what is left out as it was. */
+function startTensor(
+  scope: Scope,
+  { program }: TensorPlan,
+  { geometry, uniforms, checked, form, inputs: { p, g, old } }: Start,
+) {
+  const isElement = (state: number) => program.stateShapes[state] === "element";
+  const isFinite = finiteIn(scope);
+  const at = evaluator(scope, {
+    program,
+    geometry,
+    inputs: new Map([
+      ...(p ? [["p", p] as const] : []),
+      ["g", g],
+      ...program.states.map((name, s) => [name, old[s]!] as const),
+    ]),
+    uniforms,
+    finite: checked
+      ? (value) => scope.both(isFinite(g()), isFinite(value))
+      : undefined,
+  });
+  const fresh = (s: number) => at(program.outputs.get(program.states[s]!)!);
+  const taken = once(() =>
+    [
+      ...program.states.flatMap((_, s) => (isElement(s) ? [fresh(s)] : [])),
+      ...watchedNodes(program).map(at),
+    ].reduce((ok, value) => scope.both(ok, isFinite(value)), isFinite(g())),
+  );
+  const keep = (value: Tensor, otherwise: () => Tensor) =>
+    checked ? scope.where(taken(), value, otherwise()) : value;
+  return {
+    state: (s: number) => (isElement(s) ? keep(fresh(s), old[s]!) : fresh(s)),
+    result() {
+      const updated = at(program.outputs.get("p")!);
+      if (form === "step") return keep(updated, p!);
+      const change = p ? scope.sub(updated, p()) : updated;
+      return keep(change, () => scope.float(0));
+    },
+  };
+}
+
+/** A value that is found when it is first asked for. */
+function once<T>(find: () => T): () => T {
+  let found: { readonly value: T } | undefined;
+  return () => (found ??= { value: find() }).value;
 }
 
 /** @throws TypeError for formats that only the engines know. */
@@ -212,14 +267,16 @@ function checkFormat(owner: string, state: string, format: Format): void {
 
 /** A value of fewer axes, for a state or a parameter that has them all. */
 const spreadTo = (scope: Scope, value: Tensor, shape: readonly number[]) =>
-  value.shape.every((n, i) => n === shape[i])
+  value.ndim === shape.length && value.shape.every((n, i) => n === shape[i])
     ? value
     : scope.broadcast(value, shape);
 
-const largestFinite = 3.4028234663852886e38;
-
+/** By bits: to jax-js, what is not greater is less or equal, NaN too. */
 const finiteIn = (scope: Scope) => (value: Tensor) =>
-  scope.le(scope.abs(value), scope.float(largestFinite));
+  scope.lt(
+    scope.and(scope.asWord(value), scope.word(0x7fffffff)),
+    scope.word(0x7f800000),
+  );
 
 /** The sum of the squares of all finite gradients, and whether all are finite. */
 function statisticsOf(scope: Scope, gradients: readonly Tensor[]) {

@@ -11,6 +11,7 @@ export type Scope = ReturnType<typeof openScope>;
 export function openScope(jax: Pick<Jax, "numpy" | "lax">) {
   const { numpy: np, lax } = jax;
   const made: Tensor[] = [];
+  const rows = new Map<string, Tensor>();
   /** Takes an array over. */
   const own = (array: Tensor): Tensor => {
     made.push(array);
@@ -37,6 +38,7 @@ export function openScope(jax: Pick<Jax, "numpy" | "lax">) {
     pow: binary((a, b) => np.exp(np.log(a).mul(b))),
     neg: unary((a) => a.neg()),
     sqrt: unary((a) => np.sqrt(a)),
+    floor: unary((a) => np.floor(a)),
     abs: unary((a) => np.abs(a)),
     exp: unary((a) => np.exp(a)),
     log: unary((a) => np.log(a)),
@@ -83,14 +85,28 @@ export function openScope(jax: Pick<Jax, "numpy" | "lax">) {
     },
     sum: (a: Tensor, axis: number | number[]) =>
       own(np.sum(a.ref, axis, { keepdims: true })),
-    largest: (a: Tensor, axis: number | number[]) =>
-      own(np.max(a.ref, axis, { keepdims: true })),
+    largest: (a: Tensor, axis: number | number[], keepdims = true) =>
+      own(np.max(a.ref, axis, { keepdims })),
     broadcast: (a: Tensor, shape: readonly number[]) =>
       own(np.broadcastTo(a.ref, [...shape])),
     concatenate: (parts: readonly Tensor[]) =>
       own(np.concatenate(parts.map((part) => part.ref))),
-    array: (values: Float32Array | Int32Array | Uint32Array) =>
-      own(np.array(values as Float32Array<ArrayBuffer>)),
+    array: (
+      values: Float32Array | Int32Array | Uint32Array,
+      shape: readonly number[] = [values.length],
+    ) =>
+      own(np.array(values as Float32Array<ArrayBuffer>, { shape: [...shape] })),
+    /** A row [1, n] that may be asked for often: kernels have room for few arrays. */
+    row: (values: readonly number[]): Tensor => {
+      const key = values.join();
+      let row = rows.get(key);
+      if (!row) {
+        const words = Uint32Array.from(values);
+        row = own(np.array(words, { shape: [1, words.length] }));
+        rows.set(key, row);
+      }
+      return row;
+    },
     range: (length: number) =>
       own(np.arange(0, length, 1, { dtype: np.uint32 })),
     /** Frees everything but these, which are the caller's from now on. */

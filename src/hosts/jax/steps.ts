@@ -36,6 +36,7 @@ function tabulatedSteps(): number[] {
 /** Tables of a transformation's uniforms; tensors with the same options share one. */
 export class StepTable {
   readonly #tables: readonly {
+    /** For each entry its uniforms, and what the next one's are more. */
     readonly values: Float32Array;
     readonly width: number;
   }[];
@@ -49,61 +50,64 @@ export class StepTable {
       if (index === undefined) shared.set(uniforms, (index = shared.size));
       return index;
     });
-    const widths = [...shared.keys()].map(({ length }) => length);
-    const values = widths.map(
-      (width) => new Float32Array(width * steps.length),
-    );
     const first = [...shared.values()].map((index) =>
       this.#ofTensor.indexOf(index),
     );
-    steps.forEach((t, row) => {
+    const rows = steps.map((t) => {
       const all = optimizer.uniformsAt(Math.max(1, t));
-      first.forEach((tensor, i) =>
-        values[i]!.set(all[tensor]!, row * widths[i]!),
-      );
+      return first.map((tensor) => all[tensor]!);
     });
-    this.#tables = values.map((one, i) => ({ values: one, width: widths[i]! }));
+    this.#tables = [...shared.keys()].map(({ length: width }, i) => {
+      const values = new Float32Array(2 * width * rows.length);
+      rows.forEach((row, at) => {
+        const next = rows[at + 1] ?? row;
+        values.set(row[i]!, 2 * width * at);
+        values.set(
+          next[i]!.map((value, j) => value - row[i]![j]!),
+          2 * width * at + width,
+        );
+      });
+      return { values, width };
+    });
   }
 
   /** The uniforms of step `t`, a traced uint32 scalar, by tensor; new arrays. */
   at(jax: Jax, t: Tensor): Tensor[] {
     const scope = openScope(jax);
-    const bounded = scope.min(t, scope.word(lastStep));
-    const bits = scope.asWord(
-      scope.cast(scope.cast(bounded, "int32"), "float32"),
-    );
-    const late = scope.ge(bounded, scope.word(exactSteps));
+    // As functions: each use is then a part of one kernel, and none of its own.
+    const bounded = () => scope.min(t, scope.word(lastStep));
+    const bits = () =>
+      scope.asWord(scope.cast(scope.cast(bounded(), "int32"), "float32"));
+    const late = () => scope.ge(bounded(), scope.word(exactSteps));
     const lateRow = scope.add(
       scope.sub(
-        scope.shiftRight(bits, scope.word(fractionBits)),
+        scope.shiftRight(bits(), scope.word(fractionBits)),
         scope.word(firstBits),
       ),
       scope.word(exactSteps),
     );
-    const row = scope.cast(scope.where(late, lateRow, bounded), "int32");
-    const part = scope.where(
-      late,
-      scope.mul(
-        scope.cast(
-          scope.cast(
-            scope.and(bits, scope.word(2 ** fractionBits - 1)),
-            "int32",
-          ),
-          "float32",
+    const row = () =>
+      scope.cast(scope.where(late(), lateRow, bounded()), "int32");
+    const fraction = () =>
+      scope.cast(scope.and(bits(), scope.word(2 ** fractionBits - 1)), "int32");
+    const part = () =>
+      scope.where(
+        late(),
+        scope.mul(
+          scope.cast(fraction(), "float32"),
+          scope.float(2 ** -fractionBits),
         ),
-        scope.float(2 ** -fractionBits),
-      ),
-      scope.float(0),
-    );
+        scope.float(0),
+      );
     const rows = this.#tables.map(({ values, width }) => {
       if (width === 0) return scope.array(new Float32Array(1));
-      const table = scope.reshape(scope.array(values), [
-        values.length / width,
-        width,
-      ]);
-      const low = scope.take(table, row);
-      const high = scope.take(table, scope.add(row, scope.int(1)));
-      return scope.add(low, scope.mul(part, scope.sub(high, low)));
+      const table = scope.array(values, [values.length / width / 2, 2 * width]);
+      const found = scope.take(table, row());
+      const [low, more] = [
+        scope.slice(found, 0, width),
+        scope.slice(found, width, 2 * width),
+      ];
+      return scope.add(low, scope.mul(part(), more));
     });
     const results = this.#ofTensor.map((index) => rows[index]!);
     scope.close(results);

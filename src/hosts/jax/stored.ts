@@ -1,5 +1,12 @@
-/** How states are read from words and written to them, as operations of jax-js. */
-import { encodeTable, thresholds } from "../../formats/encode.ts";
+/**
+ * How states are read from words and written to them, as operations of jax-js.
+ *
+ * What an operation gives is kept in memory where several kernels need it. Parts that
+ * are cheaper to compute than to read, such as the scale of every element, are
+ * therefore asked for anew wherever they are used: jax-js does not see that they
+ * are the same, and makes each a part of the kernel that needs it.
+ */
+import { encodeTable, encodeWith, thresholds } from "../../formats/encode.ts";
 import {
   scaleCount,
   zeroCode,
@@ -15,6 +22,12 @@ import {
 import { indexMultiplier } from "../../formats/random.ts";
 import type { StatePiece } from "../../engines/engine.ts";
 import type { Tensor } from "./contract.ts";
+import {
+  decodeByLines,
+  decodingLines,
+  encodeByLines,
+  encodingLines,
+} from "./lines.ts";
 import type { Scope } from "./scope.ts";
 
 /** A run of words that belong to a region, at a word offset. */
@@ -23,13 +36,21 @@ export interface Written {
   readonly words: Tensor;
 }
 
+/** What a piece's words are computed with. */
+export interface Coding {
+  /** Of the tensor. */
+  readonly shape: readonly number[];
+  /** Codes by arithmetic where a codebook is made of lines, and not by look-ups. */
+  readonly arithmetic: boolean;
+}
+
 /** The values of a state's piece, flat, float32. */
 export function readPiece(
   scope: Scope,
   region: Tensor,
   format: Format,
   piece: StatePiece,
-  shape: readonly number[],
+  { shape, arithmetic }: Coding,
 ): Tensor {
   const { length, codes, scales } = piece;
   const words = (bytes: number, count: number) =>
@@ -48,7 +69,10 @@ export function readPiece(
   const perWord = 32 / width;
   const packed = words(codes, Math.ceil(length / perWord));
   const index = scope.cast(unpack(scope, packed, width, length), "int32");
-  const values = scope.take(scope.array(table(format)), index);
+  const lines = arithmetic ? decodingLines(table(format)) : undefined;
+  const values = lines
+    ? decodeByLines(scope, scope.cast(index, "float32"), lines)
+    : scope.take(scope.array(table(format)), index);
   const count = scaleCount(format, length, shape);
   const known = scope.asFloat(words(scales!, count));
   return scope.mul(values, spread(scope, known, format, length, shape));
@@ -71,9 +95,8 @@ function unpack(
 ): Tensor {
   const perWord = 32 / width;
   const count = words.shape[0]!;
-  const shifts = scope.reshape(
-    scope.array(Uint32Array.from({ length: perWord }, (_, i) => i * width)),
-    [1, perWord],
+  const shifts = scope.row(
+    Array.from({ length: perWord }, (_, i) => i * width),
   );
   const codes = scope.and(
     scope.shiftRight(scope.reshape(words, [count, 1]), shifts),
@@ -87,11 +110,8 @@ function pack(scope: Scope, codes: Tensor, width: number): Tensor {
   const perWord = 32 / width;
   const count = Math.ceil(codes.shape[0]! / perWord);
   // A sum of products: jax-js 0.1.25 cannot sum shifted words on WebGPU.
-  const places = scope.reshape(
-    scope.array(
-      Uint32Array.from({ length: perWord }, (_, i) => 2 ** (i * width)),
-    ),
-    [1, perWord],
+  const places = scope.row(
+    Array.from({ length: perWord }, (_, i) => 2 ** (i * width)),
   );
   const padded = scope.padLast(codes, count * perWord);
   const placed = scope.mul(scope.reshape(padded, [count, perWord]), places);
@@ -110,10 +130,8 @@ function spread(
   if (format.scale === "block") {
     const { blockSize } = format;
     const count = scales.shape[0]!;
-    const wide = scope.mul(
-      scope.reshape(scales, [count, 1]),
-      scope.reshape(ones(scope, blockSize), [1, blockSize]),
-    );
+    const column = scope.reshape(scales, [count, 1]);
+    const wide = scope.broadcast(column, [count, blockSize]);
     return scope.slice(scope.reshape(wide, [count * blockSize]), 0, length);
   }
   let start = 0;
@@ -129,9 +147,6 @@ function spread(
   return scope.reshape(least, [length]);
 }
 
-const ones = (scope: Scope, length: number): Tensor =>
-  scope.array(new Float32Array(length).fill(1));
-
 /**
  * The words of a state's piece.
  *
@@ -143,10 +158,7 @@ export function writePiece(
   values: Tensor,
   format: Format,
   piece: StatePiece,
-  {
-    shape,
-    key,
-  }: { readonly shape: readonly number[]; readonly key: () => Tensor },
+  { shape, arithmetic, key }: Coding & { readonly key: () => Tensor },
 ): Written[] {
   const { length, codes: at, start } = piece;
   if (format.kind === "float") {
@@ -165,38 +177,59 @@ export function writePiece(
     const halves = scope.shiftRight(scope.add(bits, added), scope.word(16));
     return [{ at: at / 4, words: pack(scope, halves, 16) }];
   }
-  const scales = scalesOf(scope, values, format, length, shape);
-  const each = spread(scope, scales, format, length, shape);
-  const inverse = scope.where(
-    scope.gt(each, scope.float(0)),
-    scope.reciprocal(each),
-    scope.float(0),
-  );
-  const x = scope.mul(values, inverse);
-  const nearest = encode(scope, x, format);
+  const found = largestOf(scope, values, format, length, shape);
+  const scales = () => countedScales(scope, found);
+  const each = () => spread(scope, scales(), format, length, shape);
+  const inverted = (known: Tensor) =>
+    scope.where(
+      scope.gt(known, scope.float(0)),
+      scope.reciprocal(known),
+      scope.float(0),
+    );
+  // The least of several scales must be found first.
+  const inverse = () =>
+    format.scale === "rank1"
+      ? inverted(each())
+      : spread(scope, inverted(scales()), format, length, shape);
+  const limits = thresholds(format.values, roundingOf(format));
+  const x = () => scope.mul(values, inverse());
+  const lines = arithmetic ? encodingLines(limits) : undefined;
+  const nearest = lines
+    ? encodeByLines(scope, x(), lines)
+    : encode(scope, x, format, limits);
   const rounded =
     format.rounding === "nearest"
       ? nearest
-      : roundUp(scope, x, nearest, format, () =>
+      : roundUp(scope, x(), nearest, format, () =>
           randomBits(scope, key(), start, length),
         );
   // Groups of zeros; with rank-1 scales 0 is coded as any other value.
+  const zero = zeroCode(format);
   const codes =
-    format.scale === "rank1"
+    format.scale === "rank1" ||
+    (format.rounding === "nearest" && encodeWith(limits, 0) === zero)
       ? rounded
       : scope.where(
-          scope.gt(each, scope.float(0)),
+          scope.gt(each(), scope.float(0)),
           rounded,
-          scope.word(zeroCode(format)),
+          scope.word(zero),
         );
   return [
     { at: at / 4, words: pack(scope, codes, storedBits(format.bits)) },
-    { at: piece.scales! / 4, words: scope.asWord(scales) },
+    { at: piece.scales! / 4, words: scope.asWord(scales()) },
   ];
 }
 
-/** The stored scales: largest magnitudes, 0 for what does not count. */
-function scalesOf(
+/** What counts as a scale: the smallest ones do not. */
+const countedScales = (scope: Scope, largest: Tensor): Tensor =>
+  scope.where(
+    scope.lt(largest, scope.float(smallestScale)),
+    scope.float(0),
+    largest,
+  );
+
+/** Largest magnitudes: of blocks, of the tensor, of its rows and columns. */
+function largestOf(
   scope: Scope,
   values: Tensor,
   format: QuantizedFormat,
@@ -204,19 +237,13 @@ function scalesOf(
   shape: readonly number[],
 ): Tensor {
   const magnitudes = scope.abs(values);
-  const stored = (largest: Tensor) =>
-    scope.where(
-      scope.lt(largest, scope.float(smallestScale)),
-      scope.float(0),
-      largest,
-    );
   if (format.scale === "rank1") {
     const whole = scope.reshape(magnitudes, shape);
     const axes = shape.map((n, axis) => {
       const others = shape.flatMap((_, i) => (i === axis ? [] : [i]));
-      return scope.reshape(scope.largest(whole, others), [n]);
+      return scope.largest(whole, others, false);
     });
-    return stored(scope.concatenate(axes));
+    return scope.concatenate(axes);
   }
   const size = format.scale === "tensor" ? length : format.blockSize;
   const count = Math.ceil(length / size);
@@ -224,21 +251,25 @@ function scalesOf(
     count,
     size,
   ]);
-  return stored(scope.reshape(scope.largest(blocks, 1), [count]));
+  return scope.largest(blocks, 1, false);
 }
 
 /** The code of each value, see formats/encode.ts; uint32. */
-function encode(scope: Scope, x: Tensor, format: QuantizedFormat): Tensor {
-  const limits = thresholds(format.values, roundingOf(format));
+function encode(
+  scope: Scope,
+  x: () => Tensor,
+  format: QuantizedFormat,
+  limits: Int32Array,
+): Tensor {
   const fast = encodeTable(limits, format.signed);
-  const bits = scope.asWord(x);
-  if (!fast) return search(scope, bits, limits);
+  const bits = () => scope.asWord(x());
+  if (!fast) return search(scope, bits(), limits);
   const index = scope.cast(
-    scope.shiftRight(bits, scope.word(fast.shift)),
+    scope.shiftRight(bits(), scope.word(fast.shift)),
     "int32",
   );
   const entries = scope.array(new Uint32Array(fast.entries.buffer));
-  const sum = wrap(scope, scope.add(bits, scope.take(entries, index)));
+  const sum = wrap(scope, scope.add(bits(), scope.take(entries, index)));
   if (!fast.signed) return scope.shiftRight(sum, scope.word(fast.shift));
   // The magnitude of an arithmetic shift to the right, in unsigned words.
   const negative = scope.ge(sum, scope.word(0x80000000));

@@ -114,6 +114,7 @@ export function makeOptimizer(
       ...planned,
       ...shape,
       reach,
+      recompute: device === "webgpu",
       table: undefined,
       compiled: new Map(),
     };
