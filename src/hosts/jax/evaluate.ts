@@ -3,7 +3,7 @@
  * [matrices, rows, columns], over which the values of rows, columns and tensors
  * (with axes of length 1) spread by themselves.
  */
-import type { BinaryOp, CompareOp, UnaryOp } from "../../formula/parse.ts";
+import type { UnaryOp } from "../../formula/parse.ts";
 import type { Program, Shape } from "../../formula/program.ts";
 import type { Geometry } from "../../formula/small.ts";
 import type { Tensor } from "./contract.ts";
