@@ -16,11 +16,10 @@ import {
   gradientsOf,
   optimizerOn,
   startOf,
+  quantizedAll,
 } from "./support/conformance.ts";
 import { describeEngines } from "./support/engines.ts";
 import { gradientAt, normals } from "./support/numbers.ts";
-
-const quantizedAll = { minQuantizedSize: 0 };
 
 /** The recipes with states of every kind, 32-bit left out. */
 const lowBit = (hyper: Record<string, number>): [string, Recipe][] =>

@@ -16,11 +16,10 @@ import {
   gradientsOf,
   optimizerOn,
   startOf,
+  quantizedAll,
 } from "./support/conformance.ts";
 import { describeEngines, engines } from "./support/engines.ts";
 import * as formulas from "./support/formulas.ts";
-
-const quantizedAll = { minQuantizedSize: 0 };
 
 describeEngines(
   (engine) => {

@@ -9,11 +9,10 @@ import {
   gradientsOf,
   optimizerOn,
   startOf,
+  quantizedAll,
 } from "./support/conformance.ts";
 import { describeEngines } from "./support/engines.ts";
 import { gradientAt } from "./support/numbers.ts";
-
-const quantizedAll = { minQuantizedSize: 0 };
 
 describeEngines((engine) => {
   for (const bits of [32, 8, 4])

@@ -3,12 +3,7 @@
 import { heapBytes, watchBuffers } from "./support/jax-memory.ts";
 import * as jax from "@jax-js/jax";
 import { beforeAll, describe, expect, test } from "vitest";
-import {
-  adam8bit,
-  adamw8bit,
-  type JaxOptimizer,
-  type OptState,
-} from "lowbit/jax";
+import { adam8bit, adamw8bit, type JaxOptimizer } from "lowbit/jax";
 import {
   applyUpdates,
   openJax,
@@ -16,8 +11,9 @@ import {
   type Backend,
   type Params,
 } from "./support/jax.ts";
+import { jitUpdate } from "./support/jax-arrays.ts";
 
-const { jit, numpy: np, tree } = jax;
+const { numpy: np, tree } = jax;
 
 const make = (size: number): Params => ({
   w: np.array(new Float32Array(size).fill(0.5)),
@@ -26,9 +22,7 @@ const make = (size: number): Params => ({
 
 /** Steps in every form: update and add, step, update by operations under jit. */
 function walker(optimizer: JaxOptimizer, size: number) {
-  const traced = jit((g: Params, s: OptState, p: Params) =>
-    optimizer.update(g, s, p),
-  ) as unknown as JaxOptimizer["update"];
+  const traced = jitUpdate(optimizer);
   let params = make(size);
   let state = optimizer.init(tree.ref(params));
   const ready = () => jax.blockUntilReady([params, state] as never);

@@ -18,6 +18,7 @@ import {
   arrays,
   bytesOf,
   expectClose,
+  jitUpdate,
   largest,
   names,
   read,
@@ -93,9 +94,7 @@ describe("each recipe", () => {
   test.each(storing)("%s: the same under jit", async (name) => {
     const make = () => factories[name]!(1e-2, { minQuantizedSize: 0 });
     const [eager, traced] = [make(), make()];
-    const update = jit((g: Params, s: OptState, p: Params) =>
-      traced.update(g, s, p),
-    ) as unknown as JaxOptimizer["update"];
+    const update = jitUpdate(traced);
     const params = arrays(0);
     let [a, b] = [eager.init(tree.ref(params)), traced.init(tree.ref(params))];
     for (let t = 1; t <= 3; t++) {
@@ -173,9 +172,7 @@ describe("without an engine, by operations", () => {
         return { ...arrays(2), b: np.array(b) };
       };
       const [eager, traced] = [make(), make()];
-      const update = jit((g: Params, s: OptState, p: Params) =>
-        traced.update(g, s, p),
-      ) as unknown as JaxOptimizer["update"];
+      const update = jitUpdate(traced);
       const params = arrays(0);
       let a = eager.init(tree.ref(params));
       let b = traced.init(tree.ref(params));
@@ -211,9 +208,7 @@ describe("without an engine, by operations", () => {
       state: { v: { rounding: "preconditioner" } },
     });
     const state = optimizer.init(arrays(0));
-    const update = jit((g: Params, s: OptState, p: Params) =>
-      optimizer.update(g, s, p),
-    ) as unknown as JaxOptimizer["update"];
+    const update = jitUpdate(optimizer);
     expect(() => update(arrays(1), state, arrays(0))).toThrow(
       "the state 'v' has rounding 'preconditioner', which steps by operations of jax-js do not know",
     );

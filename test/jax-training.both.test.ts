@@ -23,6 +23,7 @@ import {
   type Backend,
   type Params,
 } from "./support/jax.ts";
+import { jitUpdate } from "./support/jax-arrays.ts";
 import { normals } from "./support/numbers.ts";
 
 const { jit, numpy: np, tree } = jax;
@@ -76,9 +77,7 @@ describe.each<Backend>(["wasm", "webgpu"])("on %s", (backend) => {
       ["lion4bit", () => lion4bit(1e-2, { minQuantizedSize: 0 })],
     ])("%s is the same under jit", async (_, make) => {
       const [eager, traced] = [make(), make()];
-      const update = jit((g: Params, s: OptState, p: Params) =>
-        traced.update(g, s, p),
-      ) as unknown as JaxOptimizer["update"];
+      const update = jitUpdate(traced);
       const params = arrays(0);
       let a = eager.init(tree.ref(params));
       let b = traced.init(tree.ref(params));

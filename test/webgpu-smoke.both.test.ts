@@ -1,18 +1,12 @@
 // The ground the GPU tests stand on: WebGPU computes here, in Node and in a
 // browser.
 
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { describeGpu, openDevice } from "./support/gpu.ts";
+import { expect, test } from "vitest";
+import { describeGpu, useDevice } from "./support/gpu.ts";
 
 describeGpu("WebGPU", () => {
   let device: GPUDevice;
-  beforeAll(async () => {
-    device = await openDevice();
-  });
-  afterAll(async () => {
-    await device.queue.onSubmittedWorkDone();
-    device.destroy();
-  });
+  useDevice((opened) => (device = opened));
 
   test("a compute dispatch gives the right numbers", async () => {
     const input = Float32Array.from({ length: 1000 }, (_, i) => i / 8);

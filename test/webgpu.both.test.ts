@@ -17,19 +17,13 @@ import {
   type Recipe,
 } from "lowbit";
 import { webgpu, type BufferView } from "lowbit/webgpu";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { describeGpu, openDevice, openGpu } from "./support/gpu.ts";
+import { expect, test } from "vitest";
+import { describeGpu, openDevice, openGpu, useDevice } from "./support/gpu.ts";
 
 describeGpu("the WebGPU engine", () => {
   let device: GPUDevice;
   // No limits asked for: WebGPU's defaults must do.
-  beforeAll(async () => {
-    device = await openDevice();
-  });
-  afterAll(async () => {
-    await device.queue.onSubmittedWorkDone();
-    device.destroy();
-  });
+  useDevice((opened) => (device = opened));
 
   const values = (length: number, seed: number) =>
     Float32Array.from({ length }, (_, i) => Math.sin(i * 12.9898 + seed));

@@ -1,7 +1,7 @@
 // The printed WGSL, run on a device, against the closure.
 
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { describeGpu, openDevice } from "../../test/support/gpu.ts";
+import { expect, test } from "vitest";
+import { describeGpu, useDevice } from "../../test/support/gpu.ts";
 import { normals } from "../../test/support/numbers.ts";
 import {
   anchored,
@@ -20,13 +20,7 @@ const length = 512;
 
 describeGpu("WGSL on a device", () => {
   let device: GPUDevice;
-  beforeAll(async () => {
-    device = await openDevice();
-  });
-  afterAll(async () => {
-    await device.queue.onSubmittedWorkDone();
-    device.destroy();
-  });
+  useDevice((opened) => (device = opened));
 
   for (const factory of [
     adam,

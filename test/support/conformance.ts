@@ -44,6 +44,9 @@ const tolerance = {
   gradNorm: 1e-6,
 };
 
+/** For tensors of any size. */
+export const quantizedAll = { minQuantizedSize: 0 };
+
 export interface Case {
   readonly recipe: Recipe;
   /** Elements of each tensor; they are called t0, t1, ... */

@@ -1,6 +1,6 @@
 // WebGPU for tests, the same in Node and in a browser.
 
-import { describe } from "vitest";
+import { afterAll, beforeAll, describe } from "vitest";
 
 declare module "vitest" {
   interface TaskMeta {
@@ -87,4 +87,14 @@ export async function downloadFrom(
   const bytes = staging.getMappedRange().slice(0);
   staging.destroy();
   return bytes;
+}
+
+/** Opens a device for the tests of a `describe`, and destroys it behind them. */
+export function useDevice(opened: (device: GPUDevice) => void): void {
+  let device: GPUDevice;
+  beforeAll(async () => opened((device = await openDevice())));
+  afterAll(async () => {
+    await device.queue.onSubmittedWorkDone();
+    device.destroy();
+  });
 }

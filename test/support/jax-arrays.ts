@@ -1,11 +1,11 @@
 /** Small trees of jax-js's arrays, and their numbers. */
 import * as jax from "@jax-js/jax";
 import { expect } from "vitest";
-import type { OptState } from "lowbit/jax";
+import type { JaxOptimizer, OptState } from "lowbit/jax";
 import type { Params } from "./jax.ts";
 import { normals } from "./numbers.ts";
 
-const { numpy: np } = jax;
+const { jit, numpy: np } = jax;
 export const shapes = { a: [70, 90], b: [333], c: [1] };
 export const names = Object.keys(shapes) as (keyof typeof shapes)[];
 export const sizeOf = (shape: readonly number[]) =>
@@ -59,3 +59,9 @@ export async function expectClose(
     expect(worst, `${note} ${name}`).toBeLessThan(bound);
   }
 }
+
+/** `optimizer.update` under `jit`. */
+export const jitUpdate = (optimizer: JaxOptimizer) =>
+  jit((g: Params, s: OptState, p: Params) =>
+    optimizer.update(g, s, p),
+  ) as unknown as JaxOptimizer["update"];

@@ -40,26 +40,30 @@ export interface Careful {
 export const infiniteTwice = 0xff000000;
 const smallestNormal = 0x00800000;
 
-/** What the pieces of phase A share in one function: what is asked, and its variables. */
-interface Frame {
+/** What a function of either phase goes by: its kernel, and where it is. */
+export interface PhaseFrame {
   readonly plan: KernelPlan;
   readonly fn: FunctionBuilder;
   readonly constants: Constants;
   readonly careful: Careful | undefined;
-  readonly aim: Aim;
-  /** Nodes to compute: the new states, what is watched beside them, and p if early; or what a pass reduces. */
-  readonly wanted: readonly number[];
-  readonly watchedCount: number;
-  /** Inputs that these read. */
-  readonly reads: ReadonlySet<string>;
   readonly gradient: Local;
   readonly parameter: Local;
   readonly codes: readonly Local[];
   readonly scales: readonly Local[];
   /** Where this turn's elements are in a row of scratch. */
   readonly row: Local;
-  /** Where the scales of the next block go, by state. */
+  /** Where phase A writes the scales of the next block, and phase B reads them, by state. */
   readonly written: readonly Local[];
+}
+
+/** What the pieces of phase A share in one function: what is asked, and its variables. */
+interface Frame extends PhaseFrame {
+  readonly aim: Aim;
+  /** Nodes to compute: the new states, what is watched beside them, and p if early; or what a pass reduces. */
+  readonly wanted: readonly number[];
+  readonly watchedCount: number;
+  /** Inputs that these read. */
+  readonly reads: ReadonlySet<string>;
   /** Largest bits (shifted left by one) of what is watched. */
   readonly worst: Local;
   /** The same of each state in its block. */

@@ -22,23 +22,11 @@ import {
   type KernelPlan,
 } from "./kernel-plan.ts";
 import { loadVectors, type Pointers, type Constants } from "./operands.ts";
-import type { Careful } from "./phase-a.ts";
+import type { Careful, PhaseFrame } from "./phase-a.ts";
 import { rank1Scale, smallVectors, blocks } from "./spreads.ts";
 
 /** What the pieces of phase B share in one function: its variables. */
-interface Frame {
-  readonly plan: KernelPlan;
-  readonly fn: FunctionBuilder;
-  readonly constants: Constants;
-  readonly careful: Careful | undefined;
-  readonly parameter: Local;
-  readonly gradient: Local;
-  readonly codes: readonly Local[];
-  readonly scales: readonly Local[];
-  /** Where this turn's elements are in a row of scratch. */
-  readonly row: Local;
-  /** Where phase A wrote the scales of the next block, by state. */
-  readonly written: readonly Local[];
+interface Frame extends PhaseFrame {
   /** 1 / scale of each state. */
   readonly inverse: readonly Local[];
   /** Index in the tensor of each lane, for stochastic rounding. */

@@ -8,7 +8,14 @@ import {
   type QuantizedState,
   type StateSpec,
 } from "./kernel.ts";
-import { codeWords, hasEdge, lanesPerBlock, perQuad, quadAt } from "./parts.ts";
+import {
+  codeWords,
+  hasEdge,
+  lanesPerBlock,
+  perQuad,
+  quadAt,
+  sumFails,
+} from "./parts.ts";
 import { reportWords } from "./report.ts";
 import { isRank1 } from "./small.ts";
 import { loadRows } from "./rows.ts";
@@ -110,7 +117,7 @@ ${watchedOnly.map((_, i) => `  let watched${i}_${k} = ${fresh.results[states.len
     .flat()
     .map((value) => `abs(${value})`)
     .join(" + ")};
-  if ((bitcast<u32>(watch.x + watch.y + watch.z + watch.w) & 0x7fffffffu) >= 0x7f800000u) {
+  if (${sumFails("watch")}) {
 ${perQuad(
   shape,
   (k) => `    let bad${k} = ${watched[k]!.map(

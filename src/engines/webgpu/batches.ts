@@ -6,7 +6,7 @@ import type { PlacedPiece } from "./layout.ts";
 import type { Tensor } from "./memory.ts";
 import { elementBytes } from "./operands.ts";
 import { slotLimit } from "./pipelines.ts";
-import { isRank1 } from "./small.ts";
+import { knowsRows } from "./small.ts";
 import { pack, rangeOf, type Batch, type Range } from "./plan.ts";
 import { workgroupFor, type ResolvedTuning } from "./tuning.ts";
 
@@ -61,7 +61,7 @@ const mostUnit = 1024;
 /** Of sums of everything nobody knows rows: a tensor need not be whole rows then. */
 function rowUnitOf({ plan: { program, formats }, small }: Tensor): number {
   const { columns } = small!.tiling;
-  return program.needsMatrix || formats.some(isRank1)
+  return knowsRows(program, formats)
     ? Math.min(mostUnit, columns & -columns)
     : 0;
 }

@@ -1,10 +1,10 @@
 /** Steps that write by how much parameters change, against steps that write parameters. */
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import {
   describeGpu,
   downloadFrom,
-  openDevice,
   uploadTo,
+  useDevice,
 } from "../../../test/support/gpu.ts";
 import { createOptimizerSync, type SyncOptions } from "../../core/create.ts";
 import type { OptimizerHandle } from "../../core/optimizer.ts";
@@ -44,13 +44,7 @@ type Main = keyof typeof mains;
 
 describeGpu("changes of parameters", () => {
   let device: GPUDevice;
-  beforeAll(async () => {
-    device = await openDevice();
-  });
-  afterAll(async () => {
-    await device.queue.onSubmittedWorkDone();
-    device.destroy();
-  });
+  useDevice((opened) => (device = opened));
 
   const upload = (name: Name, t: number) => uploadTo(device, valuesOf(name, t));
   const garbage = (name: Name) =>

@@ -97,13 +97,17 @@ export function shaderTable(limits: Int32Array, signed: boolean): ShaderTable {
 }
 
 /** The octave below the smallest threshold that is not at zero. */
-function lowestOctave(limits: Int32Array): number {
-  let smallest = floatBits(1);
+const lowestOctave = (limits: Int32Array): number =>
+  Math.max(1, (leastMagnitude(limits) >>> octaveBits) - 1);
+
+/** Bits of the least magnitude of a threshold, at most 1; thresholds beside 0 do not count. */
+export function leastMagnitude(limits: Int32Array): number {
+  let least = floatBits(1);
   for (const limit of limits) {
     const magnitude = limit >= 0 ? limit : -limit - 1;
-    if (magnitude > 1 && magnitude < smallest) smallest = magnitude;
+    if (magnitude > 1 && magnitude < least) least = magnitude;
   }
-  return Math.max(1, (smallest >>> octaveBits) - 1);
+  return least;
 }
 
 function coarsestOctave(limits: Int32Array, half: number, exponent: number) {

@@ -1,10 +1,10 @@
 /** Steps at once, with states in buffers of the host, against the engine's own. */
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import {
   describeGpu,
   downloadFrom,
-  openDevice,
   uploadTo,
+  useDevice,
 } from "../../../test/support/gpu.ts";
 import { createOptimizer, createOptimizerSync } from "../../core/create.ts";
 import {
@@ -25,13 +25,7 @@ const valuesOf = (name: keyof typeof shapes, t: number) =>
 
 describeGpu("WebGPU for a host", () => {
   let device: GPUDevice;
-  beforeAll(async () => {
-    device = await openDevice();
-  });
-  afterAll(async () => {
-    await device.queue.onSubmittedWorkDone();
-    device.destroy();
-  });
+  useDevice((opened) => (device = opened));
 
   const upload = (data: Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer>) =>
     uploadTo(device, data);

@@ -13,6 +13,7 @@
  * device's division 1 / scale, by which x is made, may be off anyway.
  */
 import { bitsFloat, encodeWith, floatBits } from "../../formats/encode.ts";
+import { leastMagnitude } from "./encode.ts";
 import { packIntegers } from "./steps.ts";
 
 export interface LineTable {
@@ -82,11 +83,7 @@ function tryTable(
   bits: number,
   start: number,
 ): LineTable | undefined {
-  let lowest = one >>> octave;
-  for (const limit of limits) {
-    const magnitude = limit >= 0 ? limit : -limit - 1;
-    if (magnitude > 1) lowest = Math.min(lowest, magnitude >>> octave);
-  }
+  const lowest = leastMagnitude(limits) >>> octave;
   // Exponent 0, where a device may take numbers for 0, lies below an octave
   // without a threshold: parts need not begin where octaves do.
   const octaves = (one >>> octave) - lowest + 2;

@@ -7,7 +7,7 @@
  * pair of bindings (a slot), and a switch on the segment's slot picks it.
  */
 import type { ElementType, KernelShape, KernelSpec } from "./kernel.ts";
-import { quadAt } from "./parts.ts";
+import { quadAt, sumFails } from "./parts.ts";
 import { reportWords } from "./report.ts";
 
 /** What is not per element, see small.ts. */
@@ -194,7 +194,7 @@ function packFunction({ spec }: KernelShape): string {
 fn pack_p(v: vec4f, index: u32) -> vec2u {
   var bits = bitcast<vec4u>(v);
   let sum = abs(v);
-  if ((bitcast<u32>(sum.x + sum.y + sum.z + sum.w) & 0x7fffffffu) >= 0x7f800000u) {
+  if (${sumFails("sum")}) {
     bits &= select(vec4u(0xffffffffu), vec4u(0xffff0000u), not_finite(v));
   }
   bits += ${rounding === "stochastic" ? "random_bits(here.p_key, index) >> vec4u(16u)" : "vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u))"};

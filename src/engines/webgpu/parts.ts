@@ -27,6 +27,10 @@ export const hasEdge = ({ spec, stride, whole }: KernelShape) =>
 export const writesNothing = ({ spec }: KernelShape) =>
   spec.guarded && spec.written !== "parameter";
 
+/** Whether the sum of four magnitudes is not finite: when one of them is not, or when it overflows. */
+export const sumFails = (v: string): string =>
+  `(bitcast<u32>(${v}.x + ${v}.y + ${v}.z + ${v}.w) & 0x7fffffffu) >= 0x7f800000u`;
+
 /** A part of the text for each four elements of an invocation. */
 export const perQuad = <T>(
   { quads }: KernelShape,

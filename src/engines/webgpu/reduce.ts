@@ -10,6 +10,7 @@
 import { inputsOf } from "../../formula/program.ts";
 import { printWgsl } from "../../formula/wgsl.ts";
 import { heededNodes, wantedNodes } from "./heeded.ts";
+import { sumFails } from "./parts.ts";
 import { reportWords } from "./report.ts";
 import type { KernelShape, StateSpec } from "./kernel.ts";
 import { loadFunctions, oneFunctions } from "./operands.ts";
@@ -318,7 +319,7 @@ function wideTakeFunction(shape: KernelShape, takes: readonly Take[]): string {
   // As in the update: one look at a sum of magnitudes, and at each if it fails.
   const guard = `
   let watch = ${watched.map((value) => `abs(${value})`).join(" + ")};
-  if (((bitcast<u32>(watch.x + watch.y + watch.z + watch.w)) & 0x7fffffffu) >= 0x7f800000u) {
+  if (${sumFails("watch")}) {
     let bad = not_finite(g);
 ${scaled ? `    let left_out = bad${heeded.map((node) => ` | not_finite(${node})`).join("")};` : ""}
 ${values

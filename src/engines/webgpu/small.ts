@@ -89,6 +89,12 @@ export const usesSmall = (
 /** Invocations of a workgroup of a pass, which are the widest tile's lanes. */
 export const passWorkgroup = (solo: boolean): number => (solo ? 64 : 256);
 
+/** Whether columns are those of a matrix: for sums of everything they are any number. */
+export const knowsRows = (
+  program: Program,
+  formats: readonly Format[],
+): boolean => program.needsMatrix || formats.some(isRank1);
+
 /** How a pass cuts a tensor into tiles. */
 export interface Tiling extends Geometry {
   /** Binary logarithm of the columns of a tile. */
